@@ -3,6 +3,7 @@
 This is the only place where advcore runs code that it does not import by a name of its own. No run file leads here.
 """
 
+import contextlib
 import hashlib
 import importlib.abc
 import importlib.metadata
@@ -209,6 +210,13 @@ def check_plugins(recorded: Iterable[Mapping[str, object]], *, same_content: boo
             way_out = "use that file again, or begin anew with --overwrite"
             require(check(not same_content, "--plugin", f"{name} as the run was made with it", hashes, way_out))
             log.warning("%s has changed since the run was made with it: %s", name, hashes)
+
+
+def warn_of_changes(recorded: Iterable[Mapping[str, object]]) -> None:
+    """Log a warning for each plug-in of records that is loaded, with another content; others are of no interest."""
+    for entry in recorded:
+        with contextlib.suppress(ConfigError):
+            check_plugins([entry], same_content=False)
 
 
 def find_source(model: ModelSettings) -> tuple[Path, str] | None:

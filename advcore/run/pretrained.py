@@ -93,18 +93,25 @@ def find_file(source: Pretrained, *, download: bool) -> Path:
 
 
 def _find_on_hub(source: Pretrained, *, download: bool) -> Path:
+    """Look into the cache first: what is there stays what it was, and needs no network."""
     with require_package("huggingface_hub", source.name, "hf"):
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
         from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
     place = f"{source.repository} ({' or '.join(_ON_HUB)}) on the Hugging Face hub"
-    for name in _ON_HUB:
-        try:
-            return Path(hf_hub_download(source.repository, name, local_files_only=not download))
-        except Exception as error:
-            is_local = isinstance(error, LocalEntryNotFoundError)  # raised where the network is out of reach, too
-            is_absent = isinstance(error, EntryNotFoundError) and is_local != download
-            if not is_absent or (download and name == _ON_HUB[-1]):
-                raise _explain_failure(place, error) from None
+    wanted = [name for name in _ON_HUB if download]
+    try:
+        for cached in [try_to_load_from_cache(source.repository, name) for name in _ON_HUB]:
+            if isinstance(cached, str):
+                return Path(cached)
+        for name in wanted:
+            try:
+                return Path(hf_hub_download(source.repository, name))
+            except EntryNotFoundError as error:
+                is_local = isinstance(error, LocalEntryNotFoundError)  # raised where the network is out of reach
+                if is_local or name == wanted[-1]:
+                    raise
+    except Exception as error:
+        raise _explain_failure(place, error) from None
     raise _explain_missing(source, place)
 
 

@@ -182,7 +182,7 @@ class UpdateSubsetStepper(PlainStepper):
 
         def compute_loss(forward: Forward) -> Tensor:
             losses = compute_losses(learner.objective, batch.y.repeat(2), adversarial=forward(images))
-            kept = self.rule.keep(self.share, losses.detach(), batch.rule_stream)
+            kept = self.rule.choose_images(self.share, losses.detach(), batch.rule_stream)
             weights = batch.weights[self._record_kept(kept, batch)]
             learner.ledger.count("backward", len(kept) - len(images))  # no loss of the others is led back
             return reduce_losses(losses[kept], weights, learner.normalise)
@@ -191,7 +191,7 @@ class UpdateSubsetStepper(PlainStepper):
 
     def _keep_unseen(self, learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return which of the 2 B images a rule keeps that reads nothing, and those images; no others are attacked."""
-        kept = self.rule.keep(self.share, None, batch.rule_stream)
+        kept = self.rule.choose_images(self.share, None, batch.rule_stream)
         # From settings alone, so that the device need not be waited for.
         number = self.rule.count_attacked(len(batch.y))
         clean, attacked = kept.split([len(kept) - number, number])
@@ -205,7 +205,7 @@ class UpdateSubsetStepper(PlainStepper):
         with enter_scoring(learner, batch.y.device):
             logits = learner.ledger.count_passes(learner.model)(images)
             losses = compute_losses(learner.objective, batch.y.repeat(2), adversarial=logits)
-        kept = self.rule.keep(self.share, losses, batch.rule_stream)
+        kept = self.rule.choose_images(self.share, losses, batch.rule_stream)
         return kept, images[kept]
 
     def finish(self, learner: Learner) -> tuple[Tensor, int]:

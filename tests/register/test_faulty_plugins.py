@@ -1,6 +1,7 @@
 """Plug-ins whose code breaks what it promises: one line, exit code 2, before anything is trained or written."""
 
 import json
+from dataclasses import field
 from functools import partial
 
 import pytest
@@ -13,6 +14,7 @@ from advcore.attacks import LinfPGD
 from advcore.config.load import from_dict
 from advcore.data.augment import augment_images
 from advcore.errors import ConfigError, DataError
+from advcore.minibatch.base import AttackSubset, Seen, UpdateSubset
 from advcore.models import MODELS
 from advcore.register import plugins
 from advcore.rng import Stream
@@ -167,6 +169,40 @@ def test_a_solver_from_elsewhere_is_held_to_its_number_and_its_rows(first, count
     ) as caught:
         solve(Picking(first=first, count=count), [problem], stream, members.device)
     assert got in str(caught.value)
+
+
+@settings
+class Preferring(AttackSubset):
+    """Prefers all examples alike."""
+
+    value: float = 1.0
+    reads = "logits"
+
+    def compute_preferences(self, seen):
+        return torch.full_like(seen.margins, self.value)
+
+
+@settings
+class Keeping(UpdateSubset):
+    """Keeps the `kept` images."""
+
+    kept: list[int] = field(default_factory=lambda: [0, 5])
+
+    def keep(self, part, losses, generator):
+        return torch.tensor(self.kept, dtype=torch.long)
+
+
+def test_a_rule_from_elsewhere_is_held_to_what_it_can_pick():
+    stream = Stream(seed=0, purpose="rule").at(torch.arange(4))
+    seen = Seen(margins=torch.zeros(4), residuals=torch.zeros(4, 2), weights=torch.ones(4))
+    assert len(Preferring(rho=0.5).pick(seen, stream).positions) == 2
+    for value in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(ConfigError, match="^the preferences of Preferring must be finite, and at least 0, got"):
+            Preferring(rho=0.5, value=value).pick(seen, stream)
+    assert Keeping().choose_images(0.5, None, stream).tolist() == [0, 5]
+    for kept in ([], [1, 1], [2, 1], [-1, 2], [3, 8]):
+        with pytest.raises(ConfigError, match="^what Keeping keeps must be some of the positions 0 to 7, rising"):
+            Keeping(kept=kept).choose_images(0.5, None, stream)
 
 
 @settings

@@ -20,6 +20,7 @@ from advcore.run.weights import put_state
 
 timm = pytest.importorskip("timm", reason="needs the package timm: install the extra hf")
 constants = pytest.importorskip("huggingface_hub").constants
+hub_errors = pytest.importorskip("huggingface_hub.utils")
 
 RUN = {
     "name": "tuned",
@@ -59,6 +60,7 @@ def cache(tmp_path, monkeypatch):
         (folder / "refs").mkdir()
         (folder / "refs/main").write_text("a" * 40)
         save_file(state, path)
+        return path
 
     return store
 
@@ -192,6 +194,7 @@ CNN = {"name": "small_cnn"}
 AT_TORCH = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 OFFER = "set model.download: true to fetch it, or name a file"
 REFUSED = [
+    (GREY_VIT | {"weights": "hub:me/my--net"}, "HFValidationError: Cannot have -- "),
     (GREY_VIT | {"weights": "timm"}, f"model.weights: {TAG} is not in the local cache, and would come from timm/{TAG} "
      f"(model.safetensors or pytorch_model.bin) on the Hugging Face hub; {OFFER}"),
     (RESNET | {"weights": "torchvision"}, f"is not in the local cache, and would come from {AT_TORCH}; {OFFER}"),
@@ -214,20 +217,56 @@ def test_what_cannot_be_had_is_one_line(cache, model, line):
 def test_only_a_download_that_is_asked_for_leaves_the_machine(cache, monkeypatch):
     asked = []
 
-    def fetch(repository, name, *, local_files_only):
-        asked.append((repository, name, local_files_only))
+    def fetch(*names, **_):
+        asked.append(names)
         raise OSError("no route")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, *_, **__: fetch(url, "", local_files_only=False))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
     line = "cannot be fetched (OSError: no route); fetch a file elsewhere, and name it"
-    refuse(line, **GREY_VIT, weights="timm")
-    refuse(line, **GREY_VIT, weights="timm", download=True)
-    assert asked == [(f"timm/{TAG}", "model.safetensors", True), (f"timm/{TAG}", "model.safetensors", False)]
+    refuse("would come from", **GREY_VIT, weights="timm")
     refuse("would come from", **RESNET, weights="torchvision")
-    assert len(asked) == 2
+    assert not asked
+    refuse(line, **GREY_VIT, weights="timm", download=True)
+    assert asked == [(f"timm/{TAG}", "model.safetensors")]
     refuse(line, **RESNET, weights="torchvision", download=True)
-    assert len(asked) == 3
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_in_the_cache_are_taken_without_a_look_at_the_hub(cache, trained, monkeypatch, name):
+    path = cache("me/net", trained)
+    if name.endswith("bin"):
+        torch.save(trained, path.with_name(name))
+        path.unlink()
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
+    prepared = begin(**GREY_VIT, weights="hub:me/net", download=True, new_head=True)
+    assert torch.equal(prepared.model[1].state_dict()["pos_embed"], trained["pos_embed"])
+
+
+ABSENT = hub_errors.EntryNotFoundError
+
+
+@pytest.mark.parametrize(("errors", "line"), [
+    ({"model.safetensors": ABSENT}, None),
+    ({"model.safetensors": hub_errors.LocalEntryNotFoundError}, "NotFoundError: model.safetensors)"),
+    (dict.fromkeys(["model.safetensors", "pytorch_model.bin"], ABSENT), "Error: pytorch_model.bin)"),
+])  # fmt: skip
+def test_a_repository_without_safetensors_is_asked_for_the_older_file(
+    cache, trained, tmp_path, monkeypatch, errors, line
+):
+    torch.save(trained, tmp_path / "pytorch_model.bin")
+
+    def fetch(repository, name):
+        if name in errors:
+            raise errors[name](name)
+        return tmp_path / name
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    if line is None:
+        assert begin(**GREY_VIT, weights="hub:me/net", download=True, new_head=True).inputs
+        return
+    refuse("cannot be fetched", line, **GREY_VIT, weights="hub:me/net", download=True, new_head=True)
 
 
 @pytest.mark.slow

@@ -1,15 +1,19 @@
 """Methods of a suite that begin with the weights of another: trained after it, with its cost in a column."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from plug_ins import forget_plugins
 from test_suite_runs import TINY, execute, record_of, stub
 
 from advcore.config.run_key import identify
 from advcore.errors import ConfigError
 from advcore.files import write_bytes
+from advcore.register import plugins
 from advcore.reporting import tables
+from advcore.reporting.record import RunRecord
 from advcore.suite import bench
 from advcore.suite.process import Outcome
 
@@ -113,6 +117,22 @@ def test_what_a_method_is_compared_with_begins_with_the_same_weights(write_suite
     for run in (*random, *shortened):
         assert run.weights_of == "plain training" and run.config.model.new_head
         assert run.config.model.weights.endswith("out/runs/plain-training-s0/checkpoints/last.safetensors")
+
+
+def test_records_made_with_another_content_of_a_plug_in_are_told_of(prepared, tmp_path, caplog):
+    execute(prepared)
+    (tmp_path / "net.py").write_text("import torch\n")
+    with forget_plugins():
+        plugins.load_plugins([tmp_path / "net.py"])
+        now = plugins.LOADED[0].describe()
+        of_runs = [now], [now | {"sha256": "0" * 64}], [now | {"sha256": "0" * 64}], [now | {"path": "else.py"}]
+        for run, entries in zip(prepared.runs, of_runs, strict=True):
+            path = run.locate_files(prepared.folder).record
+            replace(RunRecord.load(path), plugins=entries).save(path)
+        caplog.clear()
+        bench.collect_results(prepared)
+    (line,) = [entry.getMessage() for entry in caplog.records]
+    assert line.startswith(f"net.py has changed since the run was made with it: sha256 {'0' * 12}, now ")
 
 
 def attempt_with_costs(run, folder, **more) -> Outcome:
