@@ -134,7 +134,9 @@ def build_trainer(config: RunConfig) -> Trainer:
         require(
             attack_steps.find_steps_problem(training.attack_steps, config.attack),
             loop_settings.find_memory_problem(training.memory, config.attack),
-            mixing.find_mixing_problem(training.cutmix, config.objective, config.attack),
+            mixing.find_mixing_problem(
+                training.cutmix, config.objective, config.attack, getattr(selector, "solver", None)
+            ),
             training.find_length_problem(epochs),
         )
     with prefix_problems("selection."):
