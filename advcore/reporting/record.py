@@ -118,7 +118,7 @@ class RunRecord:
         except CheckpointError as error:
             raise CheckpointError(f"{error}; {_WAY_OUT}") from error
         try:
-            record = cls(**value | {"config": _name_old_defaults(value.get("config"))})
+            record = cls(**value | {"config": name_old_defaults(value.get("config"))})
             for field in dataclasses.fields(cls):
                 _check_type(field, getattr(record, field.name))
             return record
@@ -126,7 +126,7 @@ class RunRecord:
             raise CheckpointError(f"{path} is not a record of this version: {error}") from None
 
 
-def _name_old_defaults(config: object) -> object:
+def name_old_defaults(config: object) -> object:
     """Return settings with the defaults of the version that wrote them, where this version has others by that name."""
     if not isinstance(config, dict):
         return config

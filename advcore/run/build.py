@@ -127,6 +127,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     training = config.training
     schedule = build_schedule(config)
     selector = build_selector(config)
+    solver = getattr(selector, "solver", None)
     epochs = len(schedule.plan())
     rule = config.minibatch
     require(minibatch.find_rule_problem(rule, config.objective, epochs, training))
@@ -134,7 +135,8 @@ def build_trainer(config: RunConfig) -> Trainer:
         require(
             attack_steps.find_steps_problem(training.attack_steps, config.attack),
             loop_settings.find_memory_problem(training.memory, config.attack),
-            mixing.find_mixing_problem(training.cutmix, config.objective, config.attack),
+            mixing.find_mixing_problem(training.cutmix, config.objective, config.attack, solver),
+            training.find_length_problem(epochs),
         )
     with prefix_problems("selection."):
         return Trainer(

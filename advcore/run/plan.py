@@ -5,10 +5,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
+from advcore.attacks.memory import refuse_unmoved
 from advcore.config.schema import RunConfig, SelectionConfig
 from advcore.data.base import Data
 from advcore.data.pool import Pooled
 from advcore.errors import check, format_count, require
+from advcore.rng import Stream
 from advcore.run import build
 from advcore.run.pretrained import Beginning
 from advcore.selection.duration import settle_minutes
@@ -118,7 +120,7 @@ def _estimate_memory(trainer: Trainer, data: Data, model: nn.Module, estimate: E
     """Return what a run holds, in MB: images, parameters with gradients and momentum, and a selection at its peak.
 
     Raises ConfigError if a selection does not fit into `selection.memory_limit` even with its rows in a file, or if
-    remembered perturbations do not fit.
+    remembered perturbations do not fit, or could not move with the images.
     """
     sizes = {
         "images": data.train.nbytes,
@@ -128,6 +130,8 @@ def _estimate_memory(trainer: Trainer, data: Data, model: nn.Module, estimate: E
         sizes["remembered perturbations"] = trainer.estimate_memory(data.train.index_count, data.train.shape)
         with build.prefix_problems("training."):
             trainer.memory.settle(sizes["remembered perturbations"], data.train.device)
+        with build.prefix_problems("data."):
+            refuse_unmoved(data.augment, data.train.shape, Stream(seed=0, purpose="augment"))
     memory = {name: _format_megabytes(size) for name, size in sizes.items()}
     selector = trainer.selector
     if estimate is None or selector is None:

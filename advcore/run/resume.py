@@ -15,7 +15,7 @@ from advcore.data.source import hash_content, hash_sample
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, SettingProblem, check, require
 from advcore.files import list_leftovers, settle_all
 from advcore.register import plugins
-from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
+from advcore.reporting.record import ELSEWHERE, RunRecord, is_among, name_old_defaults
 from advcore.run import build, checkpoints, environment, select
 from advcore.run.folder import clear, was_begun
 from advcore.run.prepare import Prepared
@@ -170,6 +170,7 @@ def _load_record(path: Path) -> tuple[RunRecord, list[str]]:
             raise AdvcoreError(f"{problem}, and no state tells more; {checkpoints.advise([error], 'it')}") from None
         log.warning("%s; going on from the newest state", problem)
         settings = {key: facts[key] for key in ("config", "inputs", "plugins") if key in facts}
+        settings["config"] = name_old_defaults(facts["config"])
         return RunRecord(name=facts["config"]["name"], **settings, environment={}, plan="", reference={}), [
             str(problem)
         ]

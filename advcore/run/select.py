@@ -148,7 +148,10 @@ def list_overrides(config: RunConfig, score: str, path: Path) -> list[str]:
     solver = f"name: by_score, score: {kind}, points: {points}"
     if score == _STABILITY:
         solver += ", keep: easiest"
-    return [f"selection.solver={{{solver}, scores: {json.dumps(str(path))}}}"]
+    overrides = [f"selection.solver={{{solver}, scores: {json.dumps(str(path))}}}"]
+    if config.data.pool is not None:
+        overrides.append("data.pool=null")  # beside which nothing is selected
+    return overrides
 
 
 def summarise(coreset: Coreset) -> dict:

@@ -139,6 +139,7 @@ class Loop:
         with self.speed.activate(), note_outputs(self.notes):
             try:
                 if self.scores is not None:
+                    self.parts.begin_epoch(self.run.trainer.head_epochs)  # the probe trains all that will be trained
                     self.scores.begin()
                 while self.place.epoch < len(self.plan):
                     self._run_epoch()

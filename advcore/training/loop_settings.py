@@ -35,6 +35,7 @@ from advcore.selection.coreset import ATTACK_MODES
 from advcore.selection.result import NORMALISE
 from advcore.selection.schedule import MOST_EPOCHS
 from advcore.settings import setting, settings
+from advcore.shares import floor_share
 from advcore.training.average import SWA
 from advcore.training.mixing import CutMix
 from advcore.training.progress import Snapshot
@@ -120,7 +121,15 @@ class LoopSettings:
 
     def is_averaged(self, epoch: int, length: int) -> bool:
         """Return whether an epoch, counted from 0 of `length` that run, goes into the equal average."""
-        return self.swa is not None and epoch >= int(self.swa.start * length)
+        return self.swa is not None and epoch >= floor_share(self.swa.start, length)
+
+    def find_length_problem(self, epochs: int) -> SettingProblem | None:
+        """Return the first setting that lets something wait for longer than the `epochs` that run; None for none."""
+        lengths = {"head_epochs": self.head_epochs, "awp.warm_up": getattr(self.awp, "warm_up", 0)}
+        for path, length in lengths.items():
+            if length > epochs:
+                return must(path, f"at most the {epochs} epochs that run", length)
+        return None
 
     def awp_at(self, epoch: int) -> AWP | None:
         """Return the weight perturbation of an epoch, counted from 0 in epochs that run; None for none."""

@@ -10,14 +10,17 @@ from advcore.errors import SettingProblem, check_positive, check_share, must, re
 from advcore.objectives.base import Objective, takes_mixed_labels
 from advcore.rng import Stream
 from advcore.settings import setting, settings
+from advcore.shares import divide
 from advcore.training.step import Images
 
 
 @settings
 class CutMix:
-    """Paste a rectangle of another image of the batch into an image, and mix labels and weights by area.
+    """Paste a rectangle of another image of the batch into an image, and mix their labels by area.
 
-    The attack starts from the mixed image, and climbs the loss of the mixed label. Cost: no pass.
+    Each part counts with the weight of the image that it is from, so that the weights of a coreset keep their effect:
+    the loss is (1 - p) w_i l(y_i) + p w_j l(y_j) for a share p of image j. The attack starts from the mixed image, and
+    climbs the loss of the mixed label. Cost: no pass.
 
     Parameters
     ----------
@@ -49,6 +52,7 @@ class CutMix:
     def mix(self, images: Images, generator: Stream, classes: int) -> Images:
         """Return the mixed images (B, C, H, W), with their labels as shares of the classes (B, classes), and weights.
 
+        Weights are at least 0.
         generator : bound to the B examples, on the CPU, so that the images' device is not waited for.
         """
         x, y, weights = images
@@ -56,10 +60,12 @@ class CutMix:
         partner = generator.child("partner").permutation().to(x.device)
         pasted = is_pasted.flatten(1).to(weights.dtype).mean(1)
         labels = F.one_hot(y, classes).to(weights.dtype)
+        mixed_weights = torch.lerp(weights, weights[partner], pasted)
+        share = divide(pasted * weights[partner], mixed_weights)
         return Images(
             torch.where(is_pasted[:, None], x[partner], x),
-            torch.lerp(labels, labels[partner], pasted[:, None]),
-            torch.lerp(weights, weights[partner], pasted),
+            torch.lerp(labels, labels[partner], share[:, None]),
+            mixed_weights,
         )
 
 
@@ -74,8 +80,13 @@ def _mark_interval(centres: Tensor, half: Tensor, size: int) -> Tensor:
     return (pixels >= middle - reach) & (pixels < middle + reach)
 
 
-def find_mixing_problem(cutmix: CutMix | None, objective: Objective, attack: Attack | None) -> SettingProblem | None:
-    """Return the first reason why objective or attack cannot take mixed images; None if they can, or there are none."""
+def find_mixing_problem(
+    cutmix: CutMix | None, objective: Objective, attack: Attack | None, solver: object = None
+) -> SettingProblem | None:
+    """Return the first reason why a run cannot take mixed images; None if it can, or there are none.
+
+    solver : of its coresets, if it has any.
+    """
     if cutmix is None:
         return None
     name = type(objective).__name__.lower()
@@ -85,4 +96,6 @@ def find_mixing_problem(cutmix: CutMix | None, objective: Objective, attack: Att
         return must("cutmix", "null for an attack that climbs the margin of a label", type(attack).__name__)
     if getattr(attack, "remembers", False):
         return must("cutmix", "null with attack.start: remembered", cutmix, "use start: uniform")
+    if not getattr(solver, "nonnegative", True):
+        return must("cutmix", "null with solver.nonnegative: false", cutmix, "labels are mixed in the ratio of weights")
     return None

@@ -192,9 +192,8 @@ class UpdateSubsetStepper(PlainStepper):
     def _keep_unseen(self, learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return which of the 2 B images a rule keeps that reads nothing, and those images; no others are attacked."""
         kept = self.rule.choose_images(self.share, None, batch.rule_stream)
-        number = self.rule.count_attacked(
-            len(batch.y)
-        )  # from settings alone, so that the device need not be waited for
+        # From settings alone, so that the device need not be waited for.
+        number = self.rule.count_attacked(len(batch.y))
         clean, attacked = kept.split([len(kept) - number, number])
         attacked = attacked - len(batch.y)  # positions of the examples
         x_adv = learner.perturb(batch.x[attacked], batch.y[attacked], batch.attack_stream.take(attacked))

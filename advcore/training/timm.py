@@ -1,7 +1,7 @@
 """Optimisers and schedules of timm, by name: layer-wise rate decay too."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from typing import ClassVar
 
@@ -110,6 +110,7 @@ class TimmSchedule:
     epochs: int = setting(unit="epochs")
     options: dict[str, object] = field(default_factory=dict)
     after_colon: ClassVar[str] = "algorithm"
+    example: ClassVar[Mapping[str, object]] = {"algorithm": "cosine"}
 
     def __post_init__(self) -> None:
         taken = [name for name in self.options if name in _SET_HERE or name.startswith("noise")]

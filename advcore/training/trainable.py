@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from advcore.data.source import Source
-from advcore.errors import ConfigError, must, shorten
+from advcore.errors import ConfigError, check, must, require, shorten
 from advcore.gradients.last_layer import locate_head
-from advcore.runtime.borrow import preserve_modes
+from advcore.runtime.borrow import preserve_modes, set_mode
 
 if TYPE_CHECKING:
     from advcore.training.trainer import Trainer
+
+_ONLY_VECTORS = "null where no weight matrix or kernel trains"
 
 
 def split_names(trainable: str) -> list[str]:
@@ -37,7 +39,9 @@ class TrainedParts:
         head_epochs = trainer.head_epochs
         self.model = model
         self.head_epochs = head_epochs
-        self.modes = [(module, module.training) for module in model.modules()]
+        with preserve_modes(model):
+            set_mode(model, training=True)  # as training would: a model in eval mode as a whole trains as a whole
+            self.modes = [(module, module.training) for module in model.modules()]
         trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
         of_head = set(trained)
         if trainable == "head" or head_epochs:
@@ -53,6 +57,9 @@ class TrainedParts:
         if not self.trained_first:
             way_out = "a first phase on the head alone would train nothing" if head_epochs else ""
             raise ConfigError(must("training.trainable", "parameters that there are", trainable, way_out))
+        matrices = {name for name, value in model.named_parameters() if value.ndim > 1}
+        can_move = bool(matrices & self.trained_first)
+        require(check(trainer.awp is None or can_move, "training.awp", _ONLY_VECTORS, trainer.awp))
 
     def begin_epoch(self, epoch: int) -> None:
         """Let the parameters of this epoch train, and the others rest."""

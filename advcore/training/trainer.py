@@ -96,7 +96,8 @@ class Trainer(LoopSettings):
         return [
             describe_mismatch(self.objective, self.attack),
             find_rule_problem(self.minibatch, self.objective, len(self.schedule.plan()), self),
-            find_mixing_problem(self.cutmix, self.objective, self.attack),
+            find_mixing_problem(self.cutmix, self.objective, self.attack, getattr(self.selector, "solver", None)),
+            self.find_length_problem(len(self.schedule.plan())),
             check_at_least("probe_epochs", self.probe_epochs, 0),
             unless(
                 self.selector or self.schedule.budget >= 1,

@@ -27,7 +27,6 @@ RECIPES: dict[str, Pairs] = {
     "AWP, beside as much compute in more epochs": [("AWP", "one step, remembered, 29 epochs")],
     "Label smoothing": [("label smoothing", "one step, remembered")],
     "SWA": [("SWA", "one step, remembered")],
-    "EMA": [("EMA", "one step, remembered")],
     "AdamW with warm-up and cosine, beside SGD and one cycle": [("AdamW, cosine with warm-up", "one step, remembered")],
     "CutMix, beside FAT": [("FAT, CutMix", "FAT")],
 }

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from advcore.config.load import load
+from advcore.errors import ConfigError
 from advcore.reporting.record import RunRecord
 from advcore.run.plan import explain_epochs
 from advcore.run.prepare import prepare
@@ -98,3 +99,9 @@ def test_both_commands_print_the_plan_with_its_notes_and_the_record_keeps_the_pl
     code, out, err = advcore("run", file, *sets, "--out", tmp_path / "run")
     assert code == 0 and "\n3 of training.epochs: 4 run" in out, err
     assert "; 3 of 4 epochs run: " in RunRecord.load(tmp_path / "run/record.json").plan
+
+
+def test_a_plan_refuses_images_that_nothing_can_be_remembered_of(plan):
+    with pytest.raises(ConfigError, match=r"^data\.augment must be an augmentation that only moves pixels") as caught:
+        plan("attack.start=remembered", "data.augment=crop+color_jitter")
+    assert len(caught.value.lines) == 1

@@ -19,7 +19,7 @@ from advcore.rng import Stream
 from advcore.run.build import build_trainer
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
-from advcore.solvers import EasyCore
+from advcore.solvers import EasyCore, GradMatch
 from advcore.training import SGD
 from advcore.training.loop_settings import refuse_processes
 from advcore.training.mixing import CutMix
@@ -57,7 +57,8 @@ def test_images_labels_and_weights_are_those_worked_by_hand():
     assert torch.equal(mixed.x[0], x[0]) and torch.equal(mixed.x[2], x[2])
     # one pixel to either side of row 0 and column 1: the second's upper row is the third's
     assert mixed.x[1, 0].tolist() == [[100, 200], [30, 40]]
-    assert mixed.y.tolist() == [[1, 0, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 1, 0]]
+    # half of the second, which weighs 2, and half of the third, which weighs 8: 1 and 4
+    assert torch.allclose(mixed.y, torch.tensor([[1, 0, 0, 0], [0, 0.2, 0.8, 0], [0, 0, 1, 0]]))
     assert mixed.weights.tolist() == [1, 5, 8]
 
 
@@ -80,9 +81,11 @@ def test_each_image_is_mixed_as_a_loop_would(alpha):
             bottom, right = min(9, row + int(9 * side / 2)), min(7, column + int(7 * side / 2))
             slow[:, top:bottom, left:right] = x[partner[i], :, top:bottom, left:right]
             part = (bottom - top) * (right - left) / 63
-            label = (1 - part) * label + part * F.one_hot(y[partner[i]], 5).double()
+            other = F.one_hot(y[partner[i]], 5).double()
+            parts = (1 - part) * float(weights[i]), part * float(weights[partner[i]])
+            label = (parts[0] * label + parts[1] * other) / sum(parts)
             cut += 0 < part < 1
-            assert float(mixed.weights[i]) == pytest.approx(float((1 - part) * weights[i] + part * weights[partner[i]]))
+            assert float(mixed.weights[i]) == pytest.approx(sum(parts))
         assert torch.equal(mixed.x[i], slow)
         assert torch.allclose(mixed.y[i].double(), label, atol=1e-6)
     assert cut > 20
@@ -156,6 +159,10 @@ REFUSED = [
     ({"attack": ATTACK.with_settings(start="remembered")}, "cutmix must be null with attack.start: remembered"),
     ({"attack": FastLPA(eps=0.5)}, "cutmix must be null for an attack that climbs the margin of a label"),
     ({"minibatch": Margin(rho=0.5, warm_up=0)}, "minibatch must be null with training.cutmix"),
+    (
+        {"solver": GradMatch(nonnegative=False), "budget": 0.5},
+        "cutmix must be null with solver.nonnegative: false, .*; labels are mixed in the ratio of weights",
+    ),
 ]
 
 

@@ -84,6 +84,12 @@ def test_a_run_that_goes_on_ends_in_the_same_bits(model, both, settings):
     assert all(torch.equal(a, b) for a, b in zip(undisturbed.parameters(), resumed.parameters(), strict=True))
 
 
+def test_radii_are_probed_of_images_of_the_pool_too(model, both):
+    out, _ = fit(trainer(minibatch=RULES["loss_ranked"](p_up=1.0, probed=N + P)), model, both)
+    counts = [entry["minibatch"]["radius"]["n"] for entry in out.epochs]
+    assert counts == [N - 67 + P] * 2  # 67 of the pool, so all of it
+
+
 def test_an_image_is_remembered_through_epochs_that_do_not_take_it(model, both):
     made = trainer(attack=ATTACK.with_settings(start="remembered"))
     build = partial(Run, trainer=made, model=model, train=both, validation=None, seed=0, augment=keep_images)
