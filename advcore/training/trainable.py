@@ -26,8 +26,8 @@ def split_names(trainable: str) -> list[str]:
 class TrainedParts:
     """The parameters that train in each epoch; the others, and the modules that hold nothing else, rest.
 
-    A module all of whose own parameters rest is in eval mode: BatchNorm keeps its statistics. What the caller froze
-    before stays so.
+    A module all of whose own parameters rest is in eval mode: BatchNorm keeps its statistics. One that has statistics
+    alone goes with the parameters before it. What the caller froze before stays so.
     """
 
     def __init__(self, trainer: "Trainer", model: nn.Module, source: Source) -> None:
@@ -66,10 +66,13 @@ class TrainedParts:
         trained = self.trained_first if epoch < self.head_epochs else self.trained
         for name, value in self.model.named_parameters():
             value.requires_grad_(name in trained)
+        rests = False
         for module, mode in self.modes:
             parameters = list(module.parameters(recurse=False))
-            rests = bool(parameters) and not any(value.requires_grad for value in parameters)
-            module.training = mode and not rests
+            if parameters:
+                rests = not any(value.requires_grad for value in parameters)
+            has_state = bool(parameters or list(module.buffers(recurse=False)))
+            module.training = mode and not (rests and has_state)
 
 
 def _match_names(patterns: Sequence[str], names: Sequence[str]) -> set[str]:

@@ -50,6 +50,13 @@ def test_the_head_alone_trains_and_batchnorm_keeps_its_statistics(model, source,
     assert passes == fit(model, source)[2]
 
 
+def test_statistics_without_parameters_go_with_what_is_before_them(model, source):
+    model[1] = nn.BatchNorm2d(model[1].num_features, affine=False)
+    statistics = {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    assert not statistics & fit(model, source, trainable="head")[0]
+    assert statistics <= fit(model, source, trainable="0")[0]
+
+
 def test_it_is_what_a_hand_that_freezes_gets(model, source):
     slow = copy.deepcopy(model)
     for name, value in slow.named_parameters():
