@@ -66,7 +66,7 @@ def count_planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedU
     """Count the units that the trainer will take on n training examples, by what they are for.
 
     held_out : how many validation examples there are, for selections that match their gradient. Counts are upper bounds
-    where a minibatch rule adapts, and where weights are averaged (`SWA`) that have no BatchNorm.
+    where a minibatch rule adapts, and where weights are averaged (`SWA`) without a BatchNorm that trains.
     """
     plan = trainer.schedule.plan()
     scoring = 0
