@@ -1,12 +1,14 @@
 """The pages of fine-tuning and of the parts of recipes: tables, and what the tests of their questions say."""
 
 import statistics
+from collections import Counter
 
 from figures import Groups, Pairs, Tested, answers, ask
 
 from advcore.reporting.statistics import compare_all
-from advcore.reporting.tables import compare_methods, list_flags, to_markdown
+from advcore.reporting.tables import compare_methods, iterate_flags, to_markdown
 from advcore.reporting.verdicts import describe_varied, explain_test
+from advcore.types import Flag
 
 SECTION = "last"
 FINETUNE: dict[str, Pairs] = {
@@ -61,9 +63,21 @@ def body(found: Groups, questions: dict[str, Pairs]) -> str:
     lines = [f"Mean ± sample deviation over seeds, {n:,} test images.", ""]
     for which in ("last", "best"):
         lines += [f"Checkpoint `{which}`:", "", to_markdown(*compare_methods(found, which)), ""]
-        lines += [f"Flags: {told}.\n" for told in ["; ".join(list_flags(found, which))] if told]
+        lines += flag_lines(found, which)
     lines += ["## What differs, and whether by chance", "", answers(SECTION, found, questions, tested)]
     return "\n".join([*lines, f"{explain_test(tested.values())} {describe_varied(found)}", ""])
+
+
+def flag_lines(found: Groups, which: str) -> list[str]:
+    """A line for each kind of flag: how many runs of which methods have it."""
+    runs: dict[str, Counter[str]] = {}
+    for name, line in iterate_flags(found, which):
+        runs.setdefault(Flag.read(line).kind, Counter())[name] += 1
+    return [
+        f"Runs flagged `{kind}` ([what that means](../docs/evaluation.md)): "
+        f"{', '.join(f'{name} ({number})' for name, number in counts.items())}.\n"
+        for kind, counts in runs.items()
+    ]
 
 
 def search_table(found: Groups) -> str:
