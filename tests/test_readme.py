@@ -218,6 +218,7 @@ def test_what_the_pages_claim_is_what_the_corrected_tests_let_stand(root, tables
     """All of it, with its p-value, and after the correction for its page's comparisons."""
     cifar, mnist = (tables.suite_of(f"main-{name}").title for name in ("cifar10", "mnist"))
     claims = {key: (one.verdict, one.estimate.p, one.corrected, one.among) for key, one in tables.claims().items()}
+    recipes = {key: claims.pop(key) for key in list(claims) if key[0] in ("finetune", "recipes")}
     page = tables.main_page
     composed = next(iter(page.AGAIN))
     easycore = "EasyCore's, beside random subsets of its cost"
@@ -231,10 +232,39 @@ def test_what_the_pages_claim_is_what_the_corrected_tests_let_stand(root, tables
         ),
     }
     assert ("main", cifar, easycore) not in claims
+    trained, head, _ = tables.recipes_page.FINETUNE
+    assert recipes == {
+        ("finetune", "last", trained): ("beats", pytest.approx(0.0087, abs=5e-5), pytest.approx(0.026, abs=5e-4), 3),
+        ("finetune", "last", head): ("below", pytest.approx(0.0204, abs=5e-5), pytest.approx(0.041, abs=5e-4), 3),
+    }
     pages = ["README.md", "docs/evidence.md", *(f"benchmarks/{name}.md" for name in ("main", "minibatch", "savings"))]
     told = "\n".join((root / name).read_text() for name in pages)
     assert not re.search(r"\b(beats|loses to|is level with|beyond the spread|helps \(|better \()", told)
     assert len(re.findall(r"(?:hurts|worse) \(", told)) == len(claims)
+
+
+def test_what_the_page_of_fine_tuning_says_in_short_is_in_its_records(root, tables):
+    assert (root / "benchmarks/finetune.md").read_text() == tables.finetune_text()
+    found = tables.groups("finetune")
+    robust, clean = {}, {}
+    for name, records in found.items():
+        robust[name] = statistics.fmean(tables.savings_page.robust(records))
+        clean[name] = statistics.fmean(100 * record.final["last"]["clean"]["accuracy"] for record in records)
+        assert len(records) == 3
+    assert clean["fine-tuned, 2 epochs"] - clean["random weights, 2 epochs"] == pytest.approx(10.7, abs=0.1)
+    assert clean["fine-tuned, 5 epochs"] - clean["random weights, 5 epochs"] == pytest.approx(6.7, abs=0.1)
+    assert robust["random weights, 13 epochs"] - robust["fine-tuned, 5 epochs"] == pytest.approx(0.64, abs=0.01)
+    assert clean["fine-tuned, 5 epochs"] - clean["random weights, 13 epochs"] == pytest.approx(2.4, abs=0.1)
+    assert robust["fine-tuned, 2 epochs"] - robust["fine-tuned, head first, 2 epochs"] == pytest.approx(2.7, abs=0.1)
+    assert abs(robust["fine-tuned, 5 epochs"] - robust["fine-tuned, head first, 5 epochs"]) < 0.5
+    costs = {name: records[0].relative_cost for name, records in found.items()}
+    (passes,) = {record.pretraining["passes"] for record in found["fine-tuned, 5 epochs"]}
+    pretraining = passes / found["fine-tuned, 5 epochs"][0].reference["units"]
+    assert costs["random weights, 13 epochs"] == pytest.approx(costs["fine-tuned, 5 epochs"] + pretraining, rel=0.05)
+
+
+def test_the_page_of_recipes_comes_from_its_records(root, tables):
+    assert (root / "benchmarks/recipes.md").read_text() == tables.recipes_page.recipes_text(tables.groups("recipes"))
 
 
 def test_what_the_main_page_says_in_words_is_in_its_records(tables):

@@ -41,6 +41,12 @@ when it is trained ordinarily for 15 epochs: far below what larger networks reac
 Adversarial training takes one step of 10/255 from remembered perturbations. Costs are relative to 10 epochs of PGD-10;
 what the pretraining cost stands in its own column. Learning rates: for each start the best on held-out images with one
 seed, below.
+
+In short: it pays if the weights are there already. For the same epochs of adversarial training, trained weights end two
+points more robust than random ones, and seven to eleven points more accurate on clean images. They save no compute that
+has still to be spent: random weights that are trained adversarially for what both parts cost together end six tenths of
+a point more robust, which may be chance, and two points less accurate on clean images. A first epoch on the head alone
+costs nearly three points where there are only two epochs, and changes nothing sure where there are five.
 """
 RECIPES_HEAD = """# The parts of today's recipes, one at a time
 

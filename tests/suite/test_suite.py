@@ -229,6 +229,7 @@ def test_methods_that_share_a_run_file_share_no_value(suite):
     assert found["c"]["attack"]["eps"] == 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.case("G3")
 def test_methods_after_the_first_five_thousand_problems_are_not_checked(suite, monkeypatch, tmp_path):
     (tmp_path / "bad.yaml").write_text("".join(f"k{i}: 1\n" for i in range(1500)))

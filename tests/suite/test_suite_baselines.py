@@ -235,6 +235,7 @@ def test_a_cost_that_nothing_has_is_told_with_the_methods_name(added):
         added({"selection": HALF | {"budget": None, "cost": 0.01}})
 
 
+@pytest.mark.slow
 def test_the_papers_suites_on_digits_can_be_planned(root):
     """Every one whose small version is on digits, with baselines at its costs."""
     sizes = 1294, 143
