@@ -9,15 +9,19 @@ from torch import Tensor, nn
 
 from advcore.attacks.base import Attack, PassCounter, to_full_precision
 from advcore.cost import CostLedger
-from advcore.errors import SettingProblem, check, must, require
+from advcore.data.checks import explain_narrow_weights
+from advcore.errors import ConfigError, SettingProblem, check, must, require
 from advcore.kinds import accept_arguments, find_type_problem
-from advcore.objectives.base import Objective, choose_ascent, is_attacked, needs_clean
+from advcore.objectives.base import Objective, choose_ascent, is_attacked, needs_clean, takes_mixed_labels
 from advcore.objectives.standard import Pgd
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow, copy_from_inference, find_dtype, record_gradients
 from advcore.runtime.counted import CountedModel
 from advcore.runtime.precision import get_speed, run_model
+from advcore.types import describe_tensor, is_ours
 from advcore.unit_range import check_attackable, trust_images
+
+_SLACK = 1e-4  # of pixels, for rounding
 
 _Bindable = TypeVar("_Bindable")
 
@@ -46,6 +50,8 @@ def attack(
 ) -> Tensor:
     """Attack a batch of images, and return the attacked images, shaped as x: a constant.
 
+    An objective that trains on clean images (`Standard`) gets x itself.
+
     Parameters
     ----------
     model : images (B, C, H, W) in [0, 1] to logits (B, classes), with its normalisation inside
@@ -69,7 +75,7 @@ def attack(
     y = copy_from_inference(y)
     ledger = CostLedger()
     forward = ledger.count_passes(model)
-    with borrow(model, training=training), ledger.phase("attack"):
+    with explain_narrow_weights(model, x), borrow(model, training=training), ledger.phase("attack"):
         bound = bind_attack(attack, model, ledger.count_passes)
         return perturb(forward, objective, bound, x, y, generator=_make_stream(seed, x))
 
@@ -122,19 +128,44 @@ def perturb(
             return x_adv
     loss = choose_ascent(objective, attack.climbs, y, clean)
     with trust_images():
-        return attack(partial(_compose, loss, forward), x, generator=generator).detach()
+        return check_attacked(attack, x, attack(partial(_compose, loss, forward), x, generator=generator)).detach()
+
+
+def check_attacked(attack: Attack, x: Tensor, x_adv: Tensor) -> Tensor:
+    """Return the images x_adv that the attack made of x. Raises ConfigError unless they can be what it says.
+
+    Looked at are attacks from elsewhere: images shaped as x, in [0, 1], and, unless the attack is for training only, in
+    the ball that it measures itself. Those of advcore are held by tests.
+    """
+    if is_ours(attack):
+        return x_adv
+    source = f"what {type(attack).__name__} returns"
+    if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape or not x_adv.is_floating_point():
+        raise ConfigError(must(source, f"images {tuple(x.shape)} of floats", describe_tensor(x_adv)))
+    low, high = torch.aminmax(x_adv.detach())
+    in_range = bool(low >= -_SLACK and high <= 1 + _SLACK)  # not so for NaN
+    require(check(in_range, source, "in [0, 1]", f"{low:.4g} to {high:.4g}", "clamp it to [0, 1]"))
+    if not getattr(attack, "training_only", False) and hasattr(attack, "excess"):
+        excess = float(attack.excess(x, x_adv.detach()).max())
+        is_inside = excess <= _SLACK + 0.01 * attack.eps
+        require(check(is_inside, source, f"in its ball of eps {attack.eps:.4g}", f"a point {excess:.4g} outside"))
+    return x_adv
 
 
 def _check_arguments(objective: Objective, attack: Attack | None, x: Tensor, y: Tensor) -> Attack | None:
     """Return the attack; None for an objective that is not attacked.
 
-    Raises ConfigError for objects of other kinds, and for labels that are not one whole number for each image.
+    Raises ConfigError for objects of other kinds, and for labels that are not one whole number for each image, nor
+    shares of the classes that the objective takes.
     """
     require(find_type_problem("objective", Objective, objective))
     if not is_attacked(objective):
         return None
     require(*map(find_type_problem, ("attack", "x", "y"), (Attack, Tensor, Tensor), (attack, x, y)))
+    assert attack is not None, "its type is checked"
     are_labels = y.shape == x.shape[:1] and y.dtype == torch.int64
+    if takes_mixed_labels(objective) and getattr(attack, "climbs", None) == "own":
+        are_labels |= y.ndim == 2 and len(y) == len(x) and y.dtype.is_floating_point
     require(check(are_labels, "y", f"{len(x)} labels of torch.int64, one an image", f"{y.dtype} {tuple(y.shape)}"))
     return attack
 

@@ -37,6 +37,11 @@ class CostLedger:
         self._stack: list[str] = []  # the open phases, the innermost last
         self._since = Mark(0.0)
 
+    def __repr__(self) -> str:
+        counts = {phase: sum(passes.values()) for phase, passes in self.passes.items()}
+        texts = [f"{phase} {count:,}" for phase, count in counts.items() if count]
+        return f"CostLedger({', '.join(texts) or 'no'} passes)"
+
     @property
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each phase so far; waits for a CUDA device."""

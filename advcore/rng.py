@@ -14,7 +14,7 @@ import hashlib
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class Stream:
     purpose: str
     epoch: int = 0
     path: tuple = ()
-    indices: Tensor | None = None
+    indices: Tensor | None = field(default=None, repr=False)
 
     @property
     def key(self) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, dataclass_transform, get_
 
 from advcore.errors import ConfigError, SettingProblem, UserError
 from advcore.kinds import PLAIN_TYPES, convert, find_type_problem, list_members, strip_none
+from advcore.pixels import write_value
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -19,6 +20,16 @@ class _Customisable(Protocol):
 
     __pydantic_config__: dict[str, object]
     __post_init__: "Callable[[DataclassInstance], None]"
+    __repr__: Callable[..., str]
+
+
+_LONGEST = 200  # characters of a repr, above which settings that are objects are named by their class alone
+
+
+class _Shortened(Protocol):
+    """A class of settings with shorthand for some of them."""
+
+    def _expand(self, *shorthand: object) -> dict[str, object]: ...
 
 
 def setting(*, unit: str, default: Any = dataclasses.MISSING) -> Any:
@@ -36,13 +47,16 @@ def settings(cls: type) -> type:
     Unknown settings are refused where the class is read from YAML. Types are checked whenever an object is made
     (`advcore.kinds`), and so are values, by the class's own `__post_init__`: in place of a value of the wrong type it
     sees NaN, False or something empty, or None for an object. Making an object raises ConfigError with all problems
-    at once.
+    at once. `repr` shows what differs from the defaults. Fields that are an `InitVar` are shorthand for settings, which
+    the class's `_expand` returns by name.
     """
     hooks = cast(_Customisable, cls)
     hooks.__pydantic_config__ = {"extra": "forbid", "strict": True}
     check_values = getattr(cls, "__post_init__", _accept_values)
 
-    def check_settings(self: "DataclassInstance") -> None:
+    def check_settings(self: "DataclassInstance", *shorthand: object) -> None:
+        if shorthand:
+            vars(self).update(cast(_Shortened, self)._expand(*shorthand))
         type_problems = _find_type_problems(self)
         if not type_problems:
             check_values(self)
@@ -52,7 +66,52 @@ def settings(cls: type) -> type:
         raise ConfigError(*problems, *(type_problems[name] for name in type_problems if name not in reported))
 
     hooks.__post_init__ = check_settings
-    return dataclass(frozen=True, kw_only=True)(cls)
+    if "__repr__" not in vars(cls):
+        hooks.__repr__ = write_changes
+    return dataclass(frozen=True, kw_only=True, repr=False)(cls)
+
+
+def write_changes(instance: "DataclassInstance") -> str:
+    """Return the class and the settings that differ from their defaults, in one line, cut above 200 characters."""
+    changes = {}
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        if field.repr and (is_required(field) or value != _get_default(field)):
+            changes[field.name] = value
+    text = _write_call(instance, {name: write_value(value) for name, value in changes.items()})
+    if len(text) <= _LONGEST:
+        return text
+    return _write_call(instance, {name: _write_briefly(value) for name, value in changes.items()})
+
+
+def write_in_full(value: object) -> str:
+    """Return all settings of an object, defaults too, for a hash of what a result depends on."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(write_in_full, value))}]"
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return repr(value)
+    fields = [field.name for field in dataclasses.fields(value) if field.repr]
+    return _write_call(value, {name: write_in_full(getattr(value, name)) for name in fields})
+
+
+def _write_call(instance: object, values: Mapping[str, str]) -> str:
+    settings = ", ".join(f"{name}={text}" for name, text in values.items())
+    return f"{type(instance).__qualname__}({settings})"
+
+
+def _write_briefly(value: object) -> str:
+    text = write_value(value)
+    if dataclasses.is_dataclass(value) and not text.endswith("()"):
+        return f"{type(value).__qualname__}(...)"
+    if len(text) > _LONGEST // 4:
+        return f"{type(value).__qualname__} of {len(text)} characters"
+    return text
+
+
+def _get_default(field: dataclasses.Field) -> object:
+    if callable(field.default_factory):
+        return field.default_factory()
+    return field.default
 
 
 def _accept_values(self: object) -> None:

@@ -4,7 +4,6 @@ Where the output is no terminal, progress is printed as plain lines.
 """
 
 import contextlib
-import logging
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,10 +19,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from advcore.run.prepare import Reporter
-    from advcore.selection.result import Coreset
     from advcore.suite.process import Outcome, Watcher
     from advcore.suite.suite import Run
-    from advcore.training.loop import Trained
 
 _WIDTH = 120  # columns of a table in a file or a pipe
 _LONGEST_LINE = 70  # characters of a run's last line that are shown after the run's name
@@ -67,119 +64,20 @@ def show_run(epochs: int | None = None) -> Iterator["Reporter"]:
     """
     from advcore import distributed
     from advcore.run.prepare import Reporter
+    from advcore.training.display import RunBars, show_bars
 
     if not distributed.is_first():
         yield Reporter()
         return
-    with _show_progress() as progress:
-        bars = _RunBars(progress, epochs)
+    with show_bars() as progress:
+        bars = RunBars(progress, epochs)
         yield Reporter(
             on_plan=lambda plan: bars.say("\n".join([plan.text, *plan.notes.values()])),
             on_epoch=bars.on_epoch,
             on_progress=bars.on_progress,
-            on_coreset=lambda coreset: bars.say(_describe_coreset(coreset)),
+            on_coreset=bars.on_coreset,
             on_final=lambda checkpoint: bars.say(f"evaluating {checkpoint}"),
         )
-
-
-class _RunBars:
-    """A bar for the epochs of a run and one for the current phase; each is hidden when it is full."""
-
-    def __init__(self, progress: "Progress", epochs: int | None) -> None:
-        self._progress, self._epochs = progress, epochs
-        self._epochs_bar = progress.add_task("epochs", total=epochs, visible=False)
-        self._phase_bar = progress.add_task("", visible=False)
-        self._phase = ""
-
-    def say(self, text: str) -> None:
-        """Print a text above the bars, which are redrawn first."""
-        self._progress.refresh()
-        self._progress.console.print(text, markup=False)
-
-    def on_epoch(self, entry: dict, so_far: "Trained") -> None:
-        done = entry["epoch"] + 1
-        loss = f"epochs, loss {entry['loss']:.3f}"
-        self._progress.update(self._epochs_bar, completed=done, description=loss, visible=done < (self._epochs or 0))
-        self.say(_describe_epoch(entry, self._epochs))
-
-    def on_progress(self, phase: str, done: int, total: int) -> None:
-        if phase == "epochs":  # a run that continues
-            self._progress.update(self._epochs_bar, completed=done)
-            return
-        if phase == "train":
-            self._progress.update(self._epochs_bar, visible=bool(self._epochs))
-        # The bar of a phase that is over, or that another phase follows, is hidden before anything else is drawn.
-        if phase != self._phase or done >= total:
-            self._phase = phase
-            self._progress.reset(self._phase_bar, description=phase, total=total, visible=False)
-        if done < total:
-            self._progress.update(self._phase_bar, completed=done, total=total, visible=True)
-
-
-@contextlib.contextmanager
-def _show_progress(*, counts: bool = True) -> Iterator:
-    """Give bars that are removed when the context ends, however it ends, and lines that are printed above them.
-
-    Warnings are printed above the bars too, if stderr is the same terminal; a redirected stderr stays redirected.
-    """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(highlight=False, soft_wrap=True)
-    times = [MofNCompleteColumn(), TimeRemainingColumn()] if counts else [TimeElapsedColumn()]
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *times)
-    shares_terminal = console.is_terminal and sys.stderr.isatty()
-    bars = Progress(
-        *columns,
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-        redirect_stderr=shares_terminal,
-    )
-    log = _redirect_log() if shares_terminal else contextlib.nullcontext()
-    with bars, log:
-        yield bars
-
-
-@contextlib.contextmanager
-def _redirect_log() -> Iterator[None]:
-    """Let log handlers write to the present sys.stderr, not to the one of the time when they were created."""
-    with contextlib.ExitStack() as stack:
-        for handler in logging.getLogger().handlers:
-            if type(handler) is logging.StreamHandler:
-                stack.callback(handler.setStream, handler.stream)
-                handler.setStream(sys.stderr)
-        yield
-
-
-def _describe_epoch(entry: dict, epochs: int | None) -> str:
-    return "  ".join(
-        [
-            f"epoch {entry['epoch'] + 1:3d}/{epochs}",
-            f"{entry['action']:6s}",
-            format_count(entry["examples"], "example"),
-            f"loss {entry['loss']:.4f}",
-            *(f"{name} {100 * entry[name]:.1f} %" for name in ("clean", "robust") if entry.get(name) is not None),
-            f"{entry['seconds']:.1f} s",
-        ]
-    )
-
-
-def _describe_coreset(coreset: "Coreset") -> str:
-    quality = coreset.quality
-    text = f"selection: {coreset.solver} keeps {len(coreset):,} of {coreset.num_examples:,}"
-    if quality["gradient_error"] is not None:
-        text += f", gradient error {quality['gradient_error']:.3f} (random {quality['gradient_error_random']:.3f})"
-    if quality.get("gradient_error_full") is not None:
-        text += f", against the full attack {quality['gradient_error_full']:.3f}"
-    return text
 
 
 @contextlib.contextmanager
@@ -189,8 +87,9 @@ def show_suite(total: int) -> Iterator["Watcher"]:
     In a terminal it draws a bar and the last line of each active run; otherwise it prints each start and each end.
     """
     from advcore.suite.process import Watcher
+    from advcore.training.display import show_bars
 
-    with _show_progress(counts=False) as progress:
+    with show_bars(counts=False) as progress:
         bars = _SuiteBars(progress, total)
         yield Watcher(on_start=bars.on_start, on_line=bars.on_line, on_end=bars.on_end)
 

@@ -90,6 +90,18 @@ def find_name(table: Mapping[str, type], entry: object) -> str:
     return next((names[cls] for cls in type(entry).__mro__ if cls in names), type(entry).__name__)
 
 
+def is_ours(method: object) -> bool:
+    """Return whether a function, or the class of an object, is advcore's own, whose contract its tests hold."""
+    return str(getattr(method, "__module__", "")).startswith("advcore.")
+
+
+def describe_tensor(value: object) -> str:
+    """Return dtype and shape of a tensor, and the class of anything else, for an error."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    return type(value).__name__
+
+
 def check_losses(losses: object, examples: Tensor, source: str = "the loss that is attacked") -> Tensor:
     """Return losses as they are. Raises ConfigError unless they are floats, one for each of the `examples` (B, ...).
 
@@ -98,9 +110,7 @@ def check_losses(losses: object, examples: Tensor, source: str = "the loss that 
     """
     if isinstance(losses, Tensor) and losses.shape == examples.shape[:1] and losses.dtype.is_floating_point:
         return losses
-    got = type(losses).__name__
-    if isinstance(losses, Tensor):
-        got = f"{losses.dtype} of shape {tuple(losses.shape)}"
+    got = describe_tensor(losses)
     way_out = "keep one number for each example, with nothing reduced over the batch (reduction='none')"
     raise ConfigError(f"{source} must be a tensor (B,) of floats, here ({len(examples)},), got {got}; {way_out}")
 

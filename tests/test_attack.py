@@ -94,6 +94,11 @@ def test_what_cannot_be_meant_is_one_line():
         (lambda: advcore.attack(model, x, LABELS[:3], ATTACK), (ConfigError, DataError), "y must be|labels"),
         (lambda: advcore.attack(model, x, LABELS.float(), ATTACK), (ConfigError, DataError), "y must be|labels"),
         (lambda: advcore.attack(model, x[:, 0], LABELS, ATTACK), ConfigError, r"x must be images \(B, C, H, W\), got"),
+        (
+            lambda: advcore.attack(network().half(), x, LABELS, ATTACK),
+            DataError,
+            "^model must be .* in torch.float32, got",
+        ),
         (lambda: advcore.attack(nn.Linear, x, LABELS, ATTACK), ConfigError, "model must be"),
     ):
         with pytest.raises(kind, match=line) as caught:

@@ -94,7 +94,7 @@ def test_the_run_of_the_first_hour_works_on_a_users_own_model_and_data():
     sets = {name: TensorDataset(torch.rand(n, 3, 8, 8), torch.arange(n) % 4) for name, n in PARTS.items()}
     names = {"model": model, **sets}
     exec(compile(code, "docs/index.md", "exec"), names)
-    assert len(names["trained"].coresets) == 1 and names["found"].clean.n == PARTS["test"]
+    assert len(names["trained"].coresets) == 1 and names["result"].clean.n == PARTS["test"]
 
 
 PARTS = {"train": 32, "held_out": 16, "test": 16}

@@ -174,7 +174,7 @@ def test_rows_on_the_device_serve_a_selection_whose_validation_rows_are_in_a_fil
 
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_picks_on_the_device_what_it_picks_on_the_cpu(model, source, name):
-    rule = RULES[name](**({"queue": True, "probed": 8} if name == "loss_ranked" else {}))
+    rule = RULES[name](**({"queue": True, "look": "eval", "probed": 8} if name == "loss_ranked" else {}))
     schedule = Schedule(epochs=3, budget=0.5, warm_start=0.4)
     made = Trainer(
         objective=Pgd(),

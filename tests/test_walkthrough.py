@@ -69,7 +69,7 @@ def test_every_line_of_the_blocks_is_a_command_an_installation_or_an_answer():
     assert [interrupted for _, interrupted in commands(PAGES["the first hour"])].count(True) == 1
 
 
-@pytest.fixture(params=[3, 10], ids="{} classes".format)
+@pytest.fixture(params=[3, pytest.param(10, marks=pytest.mark.slow)], ids="{} classes".format)
 def classes(request) -> int:
     return request.param
 

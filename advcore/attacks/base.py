@@ -160,7 +160,8 @@ class Attack(ABC):
 def _add_fields(kind: type[_Kind], *names: str) -> Callable[..., _Kind]:
     """Derive the class of attacks of this kind that hold more than settings: fields that are not compared or shown."""
     fields = [(name, object, field(repr=False, compare=False)) for name in names]
-    return make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True)
+    origin = {"__module__": kind.__module__}
+    return make_dataclass(kind.__name__, fields, bases=(kind,), namespace=origin, frozen=True, kw_only=True, repr=False)
 
 
 def take_input_gradient(loss_fn: Loss, x: Tensor) -> tuple[Tensor, Tensor]:

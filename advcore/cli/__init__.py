@@ -65,7 +65,7 @@ def main() -> None:
             code = app(standalone_mode=False) or 0
         if code == 130:
             raise KeyboardInterrupt  # which typer has turned into this exit code
-    except (Exception, KeyboardInterrupt, Stopped) as error:
+    except (Exception, KeyboardInterrupt, Stopped, SystemExit) as error:  # that of a plug-in's code
         ending = describe_exit(error)
         if ending is None:
             raise

@@ -55,7 +55,7 @@ def _print_offers(offers: list["Offer"], cost: float, config: "RunConfig") -> No
         title += ", on random subsets"
     print_table(title, header, map(_format_offer, offers))
     typer.echo("where the steps are not the file's own, the attack's step_size is null")
-    if getattr(config.attack, "start", "remembered") != "remembered":
+    if getattr(config.attack, "start", "remembered") != "remembered" and config.training.cutmix is None:
         typer.echo("attack.start: remembered takes no more passes (docs/savings.md)")
 
 

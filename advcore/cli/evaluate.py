@@ -59,7 +59,7 @@ def evaluate(
     if processes.get_rank():  # the first process alone writes
         return
     output.print_facts(f"{config.name}: {path}", list_accuracy_rows(path.stem, evaluation.as_dict()))
-    _save_evaluation(evaluation, path, out=out, examples=examples)
+    _save_evaluation(evaluation, path, config, out=out, examples=examples)
     if suite == "seen":
         output.suggest_autoattack(target, config, checkpoint, set_ or (), plugin or ())
 
@@ -92,9 +92,16 @@ def _check_outputs(out: Path | None, state: Path | None, examples: Path | None) 
         check_writable(path, option, file=True)
 
 
-def _save_evaluation(evaluation: "Evaluation", checkpoint: Path, *, out: Path | None, examples: Path | None) -> None:
-    """Write the accuracies to `out`, and the adversarial examples with the verdicts on them to `examples`."""
+def _save_evaluation(
+    evaluation: "Evaluation", checkpoint: Path, config: "RunConfig", *, out: Path | None, examples: Path | None
+) -> None:
+    """Write the accuracies to `out`, and the adversarial examples with the verdicts on them to `examples`.
+
+    With the accuracies stands what they are of: the weights' sha256, and the settings of model, data and evaluation.
+    """
+    from advcore.config.load import resolve
     from advcore.files import save_arrays, write_sealed
+    from advcore.run.weights import compute_weights_hash
 
     results = evaluation.as_dict()
     if examples:
@@ -102,4 +109,6 @@ def _save_evaluation(evaluation: "Evaluation", checkpoint: Path, *, out: Path | 
         arrays |= {f"right_{key}": verdicts.numpy() for key, verdicts in evaluation.verdicts.items()}
         save_arrays(examples, arrays, {"attacks": results["attacks"]})
     if out:
-        write_sealed(out, {"checkpoint": str(checkpoint), **results}, "advcore-evaluation-1")
+        settings = {key: value for key, value in resolve(config).items() if key in ("model", "data", "evaluation")}
+        facts = {"checkpoint": str(checkpoint), "sha256": compute_weights_hash(checkpoint), "config": settings}
+        write_sealed(out, facts | results, "advcore-evaluation-1")

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from advcore.config.messages import list_problems
-from advcore.config.schema import TABLES, WITH_ARCHITECTURE, RunConfig
+from advcore.config.schema import TABLES, WITH_ARCHITECTURE, RunConfig, find_rest_setting
 from advcore.config.yaml_events import DEEPEST
 from advcore.config.yaml_reader import Override, parse_overrides, read
 from advcore.errors import ConfigError, SettingProblem, format_value, must, require, shorten
@@ -129,7 +129,7 @@ def _to_plain(value: object) -> object:
         values = {name: _to_plain(getattr(value, name)) for name in settings}
         name = _find_name(value)
         if name in WITH_ARCHITECTURE:
-            name = f"{name}:{values.pop('architecture')}"
+            name = f"{name}:{values.pop(find_rest_setting(type(value)))}"
         return {"name": name, **values} if name else values
     if isinstance(value, (list, tuple)):
         return [_to_plain(entry) for entry in value]

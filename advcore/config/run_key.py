@@ -9,12 +9,15 @@ from advcore.config.schema import RunConfig
 from advcore.errors import ConfigError
 from advcore.reporting.record import BY_PATH, ELSEWHERE, RunRecord
 
+WEIGHTS_OF = "of method "
+"""What `model.weights` of a suite's method begins with, before a name, until a seed says whose weights are meant."""
+
 
 def identify(config: RunConfig) -> dict:
     """Return the settings that decide the results of a run: not its name, and not where or how it is carried out.
 
-    The data count by the last part of their path, or, where their name says enough, without it; weights to begin with
-    by the last part of theirs, those of a run by its folder's name too.
+    The data, and a pool beside them, count by the last part of their path, or, where their name says enough, without
+    it; weights to begin with by the last part of theirs, those of a run by its folder's name too.
     """
     settings = resolve(config)
     del settings["name"]
@@ -24,13 +27,17 @@ def identify(config: RunConfig) -> dict:
     data = settings["data"]
     if "path" in data:
         data["path"] = _find_last_part(data["path"]) if data["name"] in BY_PATH else None
+    if data.get("pool"):
+        data["pool"]["path"] = _find_last_part(data["pool"]["path"])
     if settings["model"]["weights"]:
         settings["model"]["weights"] = _name_weights(settings["model"]["weights"])
     return settings
 
 
 def _name_weights(path: str) -> str:
-    """Return what a file of weights is called: "net.pt", and "RUN/checkpoints/last.safetensors" of a run."""
+    """Return what weights are called: "net.pt", and "RUN/checkpoints/last.safetensors" of a run, "hub:owner/name"."""
+    if path.startswith(("hub:", WEIGHTS_OF)):
+        return path
     *folders, name = re.split(r"[/\\]", path)
     if folders[-1:] == ["checkpoints"]:
         return "/".join([*folders[-2:], name])

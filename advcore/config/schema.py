@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import field
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import BeforeValidator, Discriminator, GetCoreSchemaHandler, Tag
@@ -39,8 +40,8 @@ TABLES: dict[str, Mapping[str, type]] = {
     "evaluators": {name: cls for name, cls in EVALUATED.items() if name not in ATTACKS},
 }
 
-# Models whose name goes on with what they build: timm:ARCHITECTURE.
-WITH_ARCHITECTURE = ("timm", "plugin")
+# Methods whose name goes on with what they build: timm:NAME.
+WITH_ARCHITECTURE = ("timm", "torchvision", "plugin")
 
 
 def _read_name(value: object) -> str | None:
@@ -51,11 +52,16 @@ def _read_name(value: object) -> str | None:
     return None
 
 
-def _remove_name(value: dict) -> dict[str, object]:
-    """Return settings without the name that chose their class; what follows a colon in it is left as `architecture`."""
+def find_rest_setting(cls: type) -> str:
+    """Return which setting of a class holds what follows a colon in its name."""
+    return getattr(cls, "after_colon", "architecture")
+
+
+def _remove_name(cls: type, value: dict) -> dict[str, object]:
+    """Return settings of a class without the name that chose it; what follows a colon in it is a setting."""
     rest = {key: entry for key, entry in value.items() if key != "name"}
-    architecture = value["name"].partition(":")[2]
-    return rest | {"architecture": architecture} if architecture else rest
+    after_colon = value["name"].partition(":")[2]
+    return rest | {find_rest_setting(cls): after_colon} if after_colon else rest
 
 
 class ByName:
@@ -65,7 +71,9 @@ class ByName:
         self.table = table
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        choices = tuple(Annotated[cls, BeforeValidator(_remove_name), Tag(name)] for name, cls in self.table.items())
+        choices = tuple(
+            Annotated[cls, BeforeValidator(partial(_remove_name, cls)), Tag(name)] for name, cls in self.table.items()
+        )
         return handler.generate_schema(Annotated[Union[choices], Discriminator(_read_name)])  # noqa: UP007
 
 

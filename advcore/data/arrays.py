@@ -61,6 +61,14 @@ class Npz(OwnData):
             train = train.with_notes(f"{list_first(unused, 6)} not used")
         return train, test
 
+    def read_pool(self, path: Path) -> Split:
+        """Return the images of a file of one part, or those of its training part. Raises DataError."""
+        arrays = _name_part(_read_file(path), "train")
+        names = _find_part(arrays, "train", path)
+        if len(names) < len(_STEMS):
+            raise DataError(f"{path} must hold images and labels, called image and label, got {', '.join(arrays)}")
+        return self._make_split(arrays, names["x_train"], names["y_train"])
+
     def _make_split(self, arrays: dict[str, np.ndarray], images: str, labels: str) -> Split:
         """Check one part's images and labels, called so in the file, and return them as a split."""
         _refuse_images_last(arrays[images], images, len(arrays[labels].reshape(-1)))
@@ -86,14 +94,17 @@ def _read_folder(folder: Path) -> dict[str, np.ndarray]:
         raise DataError(must("data.path", _PLACES, str(folder), "the folder holds neither"))
     arrays: dict[str, np.ndarray] = {}
     for part, file in files:
-        for name, array in _read_file(file).items():
-            key = name
-            if name.lower() in (*_STEMS["x"], *_STEMS["y"]):
-                key = f"{name}_{part}"
-            if key in arrays:
-                raise DataError(f"{folder} must hold one array {key}, got another in {file.name}; remove one")
-            arrays[key] = array
+        for name, array in _name_part(_read_file(file), part).items():
+            if name in arrays:
+                raise DataError(f"{folder} must hold one array {name}, got another in {file.name}; remove one")
+            arrays[name] = array
     return arrays
+
+
+def _name_part(arrays: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
+    """Add the part to the names of arrays that are called image and label alone."""
+    stems = (*_STEMS["x"], *_STEMS["y"])
+    return {name + f"_{part}" * (name.lower() in stems): array for name, array in arrays.items()}
 
 
 def _find_part(arrays: dict[str, np.ndarray], part: str, path: Path, name: str = "") -> dict[str, str]:

@@ -6,8 +6,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from advcore.errors import ConfigError, must
+from advcore.data.randaugment import randaugment
+from advcore.errors import (
+    ConfigError,
+    DataError,
+    SettingProblem,
+    check,
+    must,
+    require,
+    require_package,
+    suggest_nearest,
+)
 from advcore.rng import Stream
+from advcore.types import describe_tensor, is_ours
+from advcore.unit_range import check_images
+
+# Images (B, C, H, W), and random numbers that are bound to the B examples, to the augmented images.
+Augmentation = Callable[[Tensor, Stream], Tensor]
 
 
 def crop(x: Tensor, generator: Stream, padding: int | None = None) -> Tensor:
@@ -37,24 +52,92 @@ def crop_flip(x: Tensor, generator: Stream) -> Tensor:
     return flip(crop(x, generator), generator)
 
 
+def color_jitter(x: Tensor, generator: Stream, strength: float = 0.4) -> Tensor:
+    """Change brightness, contrast and saturation of images (B, C, H, W) in [0, 1], in this order, and cut to [0, 1].
+
+    Each image draws its three factors from [1 - strength, 1 + strength]; torchvision's formulas. C is 1 or 3.
+    Differs from torchvision's ColorJitter: always in this order, and hue stays.
+    """
+    with require_package("torchvision", "data.augment: color_jitter"):
+        from torchvision.transforms.v2.functional import rgb_to_grayscale
+
+    draws = generator.child("color_jitter").uniform((len(x), 3, 1, 1, 1)).to(x.dtype)
+    brightness, contrast, saturation = (1 + strength * (2 * draws - 1)).unbind(1)
+    x = (brightness * x).clamp(0, 1)
+    x = _blend(x, rgb_to_grayscale(x).mean((1, 2, 3), keepdim=True), contrast)
+    return _blend(x, rgb_to_grayscale(x), saturation)
+
+
+def _blend(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+    return (factor * x + (1 - factor) * other).clamp(0, 1)
+
+
 def keep_images(x: Tensor, generator: Stream) -> Tensor:
     """Return the images as they are."""
     return x
 
 
-def check_augmented(augmented: object, size: int) -> Tensor:
-    """Return augmented images as they are. Raises ConfigError unless they are `size` images (B, C, H, W) of floats."""
-    is_batch = isinstance(augmented, Tensor) and augmented.ndim == 4 and len(augmented) == size
-    if isinstance(augmented, Tensor) and is_batch and augmented.dtype.is_floating_point:
-        return augmented
-    got = type(augmented).__name__
-    if isinstance(augmented, Tensor):
-        got = f"{augmented.dtype} of shape {tuple(augmented.shape)}"
-    raise ConfigError(must("augment", f"a function that returns the {size} images of a batch as floats", got))
+def augment_images(augment: Augmentation, x: Tensor, generator: Stream) -> Tensor:
+    """Return the augmented images of a batch x (B, C, H, W).
+
+    Raises ConfigError unless they are B images (B, C, H, W) of floats; and, where the function is not advcore's own,
+    DataError unless they are in [0, 1].
+    """
+    augmented = augment(x, generator)
+    is_batch = isinstance(augmented, Tensor) and augmented.ndim == 4 and len(augmented) == len(x)
+    if not is_batch or not augmented.dtype.is_floating_point:
+        rule = f"a function that returns the {len(x)} images of a batch as floats"
+        raise ConfigError(must("augment", rule, describe_tensor(augmented)))
+    if not is_ours(augment):
+        try:
+            check_images(augmented, generator.examples)
+        except DataError as error:
+            raise DataError(f"augment: {error}") from None
+    return augmented
 
 
-AUGMENTATIONS: dict[str, Callable[[Tensor, Stream], Tensor]] = {
+AUGMENTATIONS: dict[str, Augmentation] = {
     "none": keep_images,
     "crop": crop,
     "crop_flip": crop_flip,
+    "flip": flip,
+    "color_jitter": color_jitter,
+    "randaugment": randaugment,
 }
+
+
+def find_augmentation_problem(names: str) -> SettingProblem | None:
+    """Return what is wrong with names of augmentations, joined by "+"; None if they are known, and each is named once.
+
+    One that is named twice would draw the same numbers twice.
+    """
+    parts = names.split("+")
+    for part in parts:
+        if part not in AUGMENTATIONS:
+            rule = f"one of {', '.join(AUGMENTATIONS)}, or several joined by +"
+            return must("augment", rule, part, suggest_nearest(part, AUGMENTATIONS))
+    return check(len(set(parts)) == len(parts), "augment", "names joined by +, each once", names)
+
+
+def build_augmentation(names: str, channels: int) -> Augmentation:
+    """Return the augmentation that applies those of the names, joined by "+", one after the other.
+
+    Raises ConfigError for one that changes colours, and images that have neither one channel nor three.
+    """
+    parts = [AUGMENTATIONS[name] for name in names.split("+")]
+    is_right = channels in (1, 3) or not {color_jitter, randaugment}.intersection(parts)
+    rule = f"without color_jitter and randaugment for images of {channels} channels"
+    require(check(is_right, "data.augment", rule, names, "they change colours of 1 channel or 3"))
+    if len(parts) == 1:
+        return parts[0]
+
+    def augment(x: Tensor, generator: Stream) -> Tensor:
+        for part in parts:
+            x = part(x, generator)
+        return x
+
+    augment.__name__ = names
+    for part in parts:
+        if not is_ours(part):  # then neither is the whole, whose images are looked at
+            augment.__module__ = part.__module__
+    return augment

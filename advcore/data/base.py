@@ -18,32 +18,32 @@ use. `usual_augment` names how such images are usually augmented, where they are
 
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from advcore.data.augment import AUGMENTATIONS
+from advcore.data.augment import Augmentation, build_augmentation, find_augmentation_problem
 from advcore.data.checks import check_labels, list_first
 from advcore.data.contract import Source
 from advcore.data.injected_faults import Planted, inject_faults
+from advcore.data.pool import Pool, Pooled, name_pool
 from advcore.data.split import Split, draw_stratified, subsample
 from advcore.deprecation import forward_renamed
 from advcore.errors import (
     LARGEST_SEED,
     DataError,
     check_at_least,
-    check_one_of,
     check_within,
     describe_cause,
     describe_refusal,
+    format_value,
     must,
     require,
 )
-from advcore.rng import Stream
 from advcore.settings import setting
 
 log = logging.getLogger(__name__)
@@ -70,10 +70,10 @@ class Data:
     train: Source
     validation: Source | None
     test: Source
-    part: Tensor
-    whole: Tensor
+    part: Tensor = field(repr=False)
+    whole: Tensor = field(repr=False)
     num_classes: int
-    augment: Callable[[Tensor, Stream], Tensor]
+    augment: Augmentation
     changed: str = ""
     notes: tuple[str, ...] = ()
 
@@ -95,10 +95,13 @@ class DataSettings:
     validation : share of the training set held out to choose `best`, in [0, 0.5]; stratified.
     split_seed : of every split; not the run's seed, so that all seeds see the same parts.
     train_size, test_size : use that many examples, stratified, of the training and of the test set; None for all.
-    augment : "none", "crop" (after padding by an eighth of the height: 4 of 32 pixels), "crop_flip"; None for what the
-        set is usually trained with: crop_flip for cifar10, cifar100 and image_folder, crop for svhn, else none.
+    augment : "none", "crop" (after padding by an eighth of the height: 4 of 32 pixels), "flip", "crop_flip",
+        "color_jitter" (brightness, contrast and saturation, each by up to 40 %), "randaugment" (2 operations of
+        magnitude 9), or several joined by +, "crop_flip+color_jitter" (`training.cutmix` mixes images); None for what
+        the set is usually trained with: crop_flip for cifar10, cifar100 and image_folder, crop for svhn, else none.
     workers : DataLoader processes, 0 to 1024, for an image_folder of more than 4 GiB of pixels; all else is held.
     planted : faults of the training examples, for studies; None for none.
+    pool : extra images from which every training batch takes a share; None for none.
     """
 
     validation: float = setting(default=0.1, unit="share")
@@ -108,6 +111,7 @@ class DataSettings:
     augment: str | None = None
     workers: int = setting(default=0, unit="processes")
     planted: Planted | None = None
+    pool: Pool | None = None
     usual_augment: ClassVar[str] = "none"
 
     def __post_init__(self) -> None:
@@ -117,7 +121,7 @@ class DataSettings:
             check_within("validation", self.validation, 0, 0.5),
             check_at_least("split_seed", self.split_seed, -LARGEST_SEED, most=LARGEST_SEED),
             *(check_at_least(setting, size, 1) for setting, size in sizes.items() if size is not None),
-            check_one_of("augment", augment, AUGMENTATIONS),
+            find_augmentation_problem(augment),
             check_at_least("workers", self.workers, 0, most=1024),
         )
 
@@ -126,6 +130,10 @@ class DataSettings:
 
         Raises DataError. What the operating system refuses may leave it as OSError.
         """
+        raise NotImplementedError
+
+    def read_pool(self, path: Path) -> Split:
+        """Return the images of a pool at `path`, for a class whose format a pool may have. Raises DataError."""
         raise NotImplementedError
 
     def _read(self) -> tuple[Split, Split]:
@@ -185,17 +193,37 @@ class DataSettings:
             raise DataError(must("training and test images", "of one shape (C, H, W)", shapes))
         # faults that labels do not show
         has_hidden_faults = self.planted is not None and (self.planted.duplicates or self.planted.noise)
-        return Data(
+        data = Data(
             train=train_source,
             validation=train.make_source(validation, device, self.workers) if len(validation) else None,
             test=test_source,
             part=part,
             whole=train.labels,
             num_classes=num_classes,
-            augment=AUGMENTATIONS[self.augment or self.usual_augment],
+            augment=build_augmentation(self.augment or self.usual_augment, train_source.shape[0]),
             changed=f"{self.planted}, {self.split_seed}" if has_hidden_faults else "",
             notes=tuple(dict.fromkeys((*train.notes, *test.notes))),
         )
+        if self.pool is None:
+            return data
+        return self._add_pool(data, self.pool, train.class_names)
+
+    def _add_pool(self, data: Data, pool: Pool, class_names: Sequence[str]) -> Data:
+        """Return the data with training batches of which a share comes from the pool.
+
+        Raises DataError for a pool of images of another shape, or of other classes.
+        """
+        with name_pool():
+            extra = pool.read(self, find_path(pool.path))
+            if extra.class_names and class_names and extra.class_names != class_names:
+                rule = f"those of the data, {format_value(class_names)}"
+                raise DataError(must("class names", rule, extra.class_names))
+            check_labels(extra.labels, torch.arange(len(extra.labels)), data.num_classes)
+            source = extra.make_source(torch.arange(len(extra.labels)), data.train.device, self.workers)
+            pooled = Pooled(data.train, source, pool.share)
+        facts = f"{len(source):,} images of {pool.path}, {pool.share:g} of each training batch"
+        notes = [f"pool: {note}" for note in (facts, *extra.notes)]
+        return replace(data, train=pooled, notes=(*data.notes, *notes))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,10 @@
 Each raises DataError.
 """
 
+import contextlib
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import SupportsIndex
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from advcore.data.contract import SAMPLE, MapStyle, Source, read_first_images
 from advcore.data.samples import read_sample, to_image
-from advcore.errors import DataError, describe_exception, must
+from advcore.errors import DataError, SettingProblem, describe_exception, must
 from advcore.rng import preserve_random_state
 from advcore.runtime.borrow import borrow, find_device
 from advcore.runtime.outputs import read_logits
@@ -162,6 +163,27 @@ def count_logits(model: nn.Module, source: Source) -> int:
     return _first_logits(model, source).shape[-1]
 
 
+@contextlib.contextmanager
+def explain_narrow_weights(model: nn.Module, x: Tensor) -> Iterator[None]:
+    """Raise DataError where images x make torch fail inside, and the model has weights in half precision."""
+    try:
+        yield
+    except RuntimeError as error:
+        problem = _find_narrow_problem(model, x)
+        if problem is None or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise DataError(problem) from error
+
+
+def _find_narrow_problem(model: nn.Module, x: Tensor) -> SettingProblem | None:
+    """Return why a model that raised an error at images x did so, if it has weights in half precision."""
+    narrow = [tensor.dtype for tensor in model.parameters() if tensor.dtype in (torch.float16, torch.bfloat16)]
+    if not narrow:
+        return None
+    way_out = "write model.float(), with Speed(autocast='bfloat16') for fast passes"
+    return must("model", f"one that takes images in {x.dtype}", f"weights in {narrow[0]}", way_out)
+
+
 def _first_logits(model: nn.Module, source: Source) -> Tensor:
     """Return the model's logits, in eval mode, for the first two images.
 
@@ -174,11 +196,9 @@ def _first_logits(model: nn.Module, source: Source) -> Tensor:
             output = model(x)
     except Exception as error:  # whatever a network raises at images that it cannot take
         message = (str(error).splitlines() or [""])[0]
-        narrow = [tensor.dtype for tensor in model.parameters() if tensor.dtype in (torch.float16, torch.bfloat16)]
+        narrow = _find_narrow_problem(model, x)
         if narrow:
-            way_out = "write model.float(), with Speed(autocast='bfloat16') for fast passes"
-            rule = f"one that takes images in {x.dtype}"
-            raise DataError(must("model", rule, f"weights in {narrow[0]}", way_out)) from None
+            raise DataError(narrow) from None
         way_out = "convert the images, or build the model for them"
         if isinstance(error, TypeError) and "argument" in message:
             way_out = "wrap it in a module that is called with images alone, by place"

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from advcore.rng import Stream
 from advcore.runtime.borrow import find_dtype
 from advcore.shares import measure_next_piece
 from advcore.types import digest_labels
@@ -32,9 +33,21 @@ class Source(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self):,} images of {self.shape} on {self.device})"
+
+    @property
+    def index_count(self) -> int:
+        """How many indices `batches` takes: more than there are examples where a pool goes with them (`Pooled`)."""
+        return len(self)
+
     @abstractmethod
     def batches(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
         """Yield one batch, without augmentation, for each (B,) tensor of indices."""
+
+    def draw_batches(self, size: int, stream: Stream) -> list[Tensor]:
+        """Return an epoch's batches of indices: all examples in a random order, `size` at a time."""
+        return cut_into_chunks(stream.at(torch.arange(len(self))).permutation(), size)
 
     @abstractmethod
     def labels(self) -> Tensor:

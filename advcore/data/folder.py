@@ -57,28 +57,38 @@ class ImageFolder(DataSettings):
         with require_package("torchvision", "data.name: image_folder"):
             import torchvision  # noqa: F401  # it reads the images, later
         root = find_path(self.path)
-        train = root / "train"
-        test = root / "test"
-        if not test.is_dir():
-            test = root / "val"
-        for folder in (train, test):
-            _check_folder(folder)
-        classes = self._list_classes(train)
-        labels: dict[str, int] = {}
-        for label, subfolders in enumerate(classes.values()):
-            labels |= dict.fromkeys(subfolders, label)
-        if not (self.only or self.groups):
-            _check_no_more(test, labels)
-        train_images = _list_images(train, labels)
-        test_images = _list_images(test, labels)
+        train, test = _find_parts(root)
+        labels = self._label_folders(train)
+        train_images = self._list_part(train, labels)
+        test_images = self._list_part(test, labels)
         test_images.check_apart(train_images)
         notes = test_images.describe_left_out()
         if test.name == "test" and (root / "val").is_dir():
             notes.append(f"{root / 'val'}: not read, because {test} is; validation images come from {train}")
         return (
-            self._make_split(train_images, len(classes), train_images.describe_left_out()),
-            self._make_split(test_images, len(classes), notes),
+            self._make_split(train_images, labels, train_images.describe_left_out()),
+            self._make_split(test_images, labels, notes),
         )
+
+    def read_pool(self, path: Path) -> Split:
+        """Return the images of a folder with the sub-folders of the training part. Raises DataError."""
+        train, test = _find_parts(find_path(self.path))
+        labels = self._label_folders(train)
+        images = self._list_part(path, labels)
+        self._list_part(test, labels).check_apart(images)
+        return self._make_split(images, labels, images.describe_left_out())
+
+    def _label_folders(self, train: Path) -> dict[str, int]:
+        """Return the label of each sub-folder."""
+        labels: dict[str, int] = {}
+        for label, subfolders in enumerate(self._list_classes(train).values()):
+            labels |= dict.fromkeys(subfolders, label)
+        return labels
+
+    def _list_part(self, folder: Path, labels: dict[str, int]) -> Listing:
+        if not (self.only or self.groups):
+            _check_no_more(folder, labels)
+        return _list_images(folder, labels)
 
     def _list_classes(self, folder: Path) -> dict[str, list[str]]:
         """Return {class: its sub-folders, by their normalised names} in the order of the labels."""
@@ -87,14 +97,25 @@ class ImageFolder(DataSettings):
         names = [*map(normalise, self.only or ())]
         return {name: [name] for name in names or sorted(filterfalse(is_hidden, find_folders(folder)))}
 
-    def _make_split(self, images: Listing, num_classes: int, notes: list[str]) -> Split:
+    def _make_split(self, images: Listing, labels: dict[str, int], notes: list[str]) -> Split:
         return Split(
             labels=torch.tensor(images.labels),
             images=partial(_read_images, images.paths, self.size),
-            num_classes=num_classes,
+            num_classes=len(set(labels.values())),
             may_stream=True,
             notes=tuple(notes),
         )
+
+
+def _find_parts(root: Path) -> tuple[Path, Path]:
+    """Return the folders of the training and of the test images. Raises DataError if one is missing."""
+    train = root / "train"
+    test = root / "test"
+    if not test.is_dir():
+        test = root / "val"
+    for folder in (train, test):
+        _check_folder(folder)
+    return train, test
 
 
 def _check_folder(folder: Path) -> None:

@@ -59,20 +59,29 @@ class Parquet(OwnData):
         with require_package("pyarrow", "data.name: parquet"):
             import pyarrow.parquet  # noqa: F401
         folder = find_path(self.path)
-        paths = _list_files(folder, ("train",))
-        first = _inspect_file(paths[0], self.columns or {})
-        train = [_inspect_alike(path, first) for path in paths]
-        test = [_inspect_alike(path, first) for path in _list_files(folder, _TEST_PARTS)]
-        num_classes = _count_class_names([*train, *test])
+        train = self._inspect_files(_list_files(folder, ("train",)))
+        test = [_inspect_alike(path, train[0]) for path in _list_files(folder, _TEST_PARTS)]
+        class_names = _read_common_names([*train, *test])
         notes = []
-        if (first.image, first.label) != ("image", "label"):
-            notes.append(f"columns {first.image} and {first.label}")
         if not test[0].path.name.startswith("test") and test[0].path.parent.name != "test":
             notes.append(f"{test[0].path.name} is the test set")
-        parts = [_read_part(train), _read_part(test)]
-        are_grey = cache(partial(_are_grey, parts))
-        splits = [Split(part.labels, partial(_decode, part, are_grey), num_classes) for part in parts]
-        return splits[0].with_notes(*notes), splits[1]
+        splits = _make_splits([train, test], class_names)
+        return splits[0].with_notes(*_describe_columns(train[0]), *notes), splits[1]
+
+    def read_pool(self, path: Path) -> Split:
+        """Return the images of a file, or of a folder with files of one part. Raises DataError."""
+        with require_package("pyarrow", "a pool of parquet files"):
+            import pyarrow.parquet  # noqa: F401
+        paths = [path]
+        if path.is_dir():
+            paths = _list_files(path, ("train", "*"))
+        files = self._inspect_files(paths)
+        (split,) = _make_splits([files], _read_common_names(files))
+        return split.with_notes(*_describe_columns(files[0]))
+
+    def _inspect_files(self, paths: list[Path]) -> "list[_File]":
+        first = _inspect_file(paths[0], self.columns or {})
+        return [_inspect_alike(path, first) for path in paths]
 
 
 @dataclass(frozen=True)
@@ -174,14 +183,31 @@ def _read_class_names(schema: "pa.Schema", label: str) -> list[str]:
         return []
 
 
-def _count_class_names(files: list[_File]) -> int | None:
-    """Return how many classes the files name; None where none does. Raises DataError where two differ."""
+def _describe_columns(file: _File) -> list[str]:
+    """Name the columns that a file is read from, unless they are called as they usually are."""
+    if (file.image, file.label) == ("image", "label"):
+        return []
+    return [f"columns {file.image} and {file.label}"]
+
+
+def _make_splits(parts: list[list[_File]], class_names: list[str]) -> list[Split]:
+    """Return a split of the files of each part, all of them grey or all in RGB."""
+    contents = [_read_part(files) for files in parts]
+    are_grey = cache(partial(_are_grey, contents))
+    return [
+        Split(part.labels, partial(_decode, part, are_grey), len(class_names) or None, class_names=class_names)
+        for part in contents
+    ]
+
+
+def _read_common_names(files: list[_File]) -> list[str]:
+    """Return the class names of the files; an empty list where none has any. Raises DataError where two differ."""
     stating = [file for file in files if file.class_names]
     for file in stating:
         if file.class_names != stating[0].class_names:
             names = f"{format_value(file.class_names)} in place of {format_value(stating[0].class_names)}"
             raise DataError(f"{file.path} must have the class names of {stating[0].path}, got {names}")
-    return max((len(file.class_names) for file in stating), default=None)
+    return [name for file in stating[:1] for name in file.class_names]
 
 
 @dataclass(frozen=True, eq=False)

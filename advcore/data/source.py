@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from advcore.data.contract import Batch, MapStyle, Source, cut_into_chunks, pick_sample
+from advcore.data.pool import Pooled
 from advcore.data.resident import Resident
 from advcore.data.streamed import Streamed
 from advcore.deprecation import forward_renamed
 
-__all__ = ["Part", "Resident", "Source", "Streamed", "as_source", "hash_content"]
+__all__ = ["Part", "Pooled", "Resident", "Source", "Streamed", "as_source", "hash_content"]
 
 
 class Part(Source):
@@ -46,6 +47,10 @@ def hash_content(source: Source) -> str:
 
     Where the labels could only be had by reading the data, only some of them are hashed.
     """
+    if isinstance(source, Pooled):
+        both = [hash_content(source.real), hash_content(source.pool)]
+        kinds = " and a pool of ".join(text.rpartition(" ")[0] for text in both)
+        return f"{kinds} {hashlib.sha256(repr(both).encode()).hexdigest()[:16]}"
     if source.class_counts() is None:
         return f"some labels {source.fingerprint()}"
     digest = hashlib.sha256(source.labels().numpy().tobytes())

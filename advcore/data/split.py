@@ -1,6 +1,6 @@
 """A raw data set as its files give it, and stratified draws from its labels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,6 +29,7 @@ class Split:
     num_classes : number of classes that the files state; None where they state none.
     may_stream : whether each image has a file of its own, so that more than 4 GiB of images need not be held.
     notes : what was left out or read differently than its files say, each in a few words for the plan of a run.
+    class_names : names that the files give to the classes; empty where they give none.
     """
 
     labels: Tensor
@@ -36,6 +37,7 @@ class Split:
     num_classes: int | None = None
     may_stream: bool = False
     notes: tuple[str, ...] = ()
+    class_names: Sequence[str] = ()
 
     def with_notes(self, *notes: str) -> "Split":
         """Return the split with more notes."""

@@ -281,7 +281,8 @@ def smallest_radius(
         ledger.phase("evaluation", source.device),
     ):
         attack = sweep.bind(attack.probe())
-        for batch, x, y in read_batches(model, source, cut_into_chunks(read_indices(indices, len(source)), batch_size)):
+        chunks = cut_into_chunks(read_indices(indices, source.index_count), batch_size)
+        for batch, x, y in read_batches(model, source, chunks):
             with torch.no_grad():
                 robust = classify_clean(sweep.forward(x), y, batch)
             radius = torch.where(robust, float("inf"), 0.0).double()

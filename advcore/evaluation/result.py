@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from advcore.errors import format_count
 from advcore.evaluation.intervals import Accuracy
 from advcore.types import Facts
 
@@ -28,6 +29,13 @@ class Evaluation:
     flags: tuple[str, ...] = ()
     verdicts: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
     examples: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        shares = {"clean": self.clean.accuracy} | {facts["name"]: facts["accuracy"] for facts in self.attacks}
+        if len(self.attacks) > 1 and self.worst:
+            shares["worst"] = self.worst.accuracy
+        texts = [f"{name} {share:.1%}" for name, share in shares.items()]
+        return f"Evaluation({', '.join(texts)}, n={self.clean.n}, {format_count(len(self.flags), 'flag')})"
 
     def as_dict(self) -> Facts:
         """Return the evaluation as a record holds it, without verdicts and examples."""

@@ -17,6 +17,7 @@ from advcore.errors import CheckpointError
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.files import load_npz, write_npz
 from advcore.runtime.states import dump_value, is_plain
+from advcore.settings import write_in_full
 
 
 def count_passes(ledger: CostLedger) -> Tensor:
@@ -119,7 +120,8 @@ def hash_evaluation(
 
     Of images that are not in memory, it reads 16 of those that are evaluated.
     """
-    digest = hashlib.sha256(repr((hash_content(source), list(attacks), settings)).encode())
+    facts = f"({hash_content(source)!r}, {write_in_full(list(attacks))}, {settings!r})"
+    digest = hashlib.sha256(facts.encode())
     external = [getattr(attack, "external", None) for attack in attacks]
     for network in (model, *(network for network in external if network is not None)):
         for name, value in sorted(network.state_dict().items()):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from advcore.adversary import check_attacked
 from advcore.attacks.base import Attack
 from advcore.data.checks import check_labels
 from advcore.errors import NonFiniteError
@@ -74,7 +75,7 @@ def find_robust(
         draws = stream.take(remaining).child("try", restart)
         watched = WatchedLoss(forward, attack, images, y=y[remaining])
         single = attack if attack.restarts <= 1 else attack.with_settings(restarts=1)
-        last_points = single(watched, images, generator=draws)
+        last_points = check_attacked(attack, images, single(watched, images, generator=draws))
         with torch.no_grad():
             watched.judge(last_points)
         robust[remaining] = ~watched.fooled

@@ -1,10 +1,7 @@
 """Exports a run's model and coresets as files that need no advcore: safetensors, JSON, a model card and a loader."""
 
-import contextlib
 import io
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,23 +12,22 @@ from advcore.config.load import from_dict
 from advcore.config.schema import RunConfig
 from advcore.data.source import Source
 from advcore.data.split import subsample
-from advcore.errors import CheckpointError, ConfigError, must, name_path_in_errors, refuse_as_setting
+from advcore.errors import ConfigError, must, refuse_as_setting
 from advcore.export import loader_template
-from advcore.files import check_inside, load_tensors, read_json, write_bytes, write_sealed
+from advcore.export.folder import SCHEMA, check_free, replace_on_success
+from advcore.files import check_inside, load_tensors, write_bytes, write_sealed
 from advcore.kinds import accept_arguments
 from advcore.models.base import Normalize
 from advcore.register.plugins import check_plugins, find_source
-from advcore.reporting.card import is_measured, write_card
+from advcore.reporting.card import can_write_metadata, is_measured, write_card
 from advcore.reporting.record import RunRecord
 from advcore.rng import Stream, preserve_random_state
-from advcore.run.places import check_path, refuse_as_option, try_in
 from advcore.run.weights import find_checkpoint, load_state
 from advcore.runtime.borrow import borrow
 from advcore.runtime.device import force_float32
 from advcore.selection.result import Coreset
 from advcore.version import __version__
 
-SCHEMA = "advcore-export-1"
 FORMATS = ("all", "model", "coresets")
 _NUM_NOISE = 4  # random images
 NamedCoresets = list[tuple[str, Coreset]]
@@ -74,11 +70,11 @@ def export(
         record = RunRecord.load(run / "record.json")
         check_plugins(record.plugins, same_content=False)
         out = out or Path("exports") / f"{run.resolve().name}-{checkpoint}"
-        _check_free(out, overwrite)
+        check_free(out, overwrite)
         coresets = [] if kind == "model" else _load_coresets(run)
     if kind == "coresets" and not coresets:
         raise ConfigError(must("RUN", "one with coresets for --format coresets", str(run), "it selected none"))
-    with _replace_on_success(out) as folder:
+    with replace_on_success(out) as folder:
         if coresets:
             _write_coresets(folder / "coresets", coresets, parquet)
         if kind != "coresets":
@@ -90,64 +86,12 @@ def _list_notes(record: RunRecord, kind: str, coresets: NamedCoresets) -> tuple[
     unfinished = "the run is not finished: the card tells no accuracy on the test set"
     no_coresets = "the run has no coresets: it selected none"
     notes = {unfinished: kind != "coresets" and not record.finished, no_coresets: kind == "all" and not coresets}
+    no_metadata = 'README.md has no metadata for a model hub: that needs pip install "advcore[hf]"'
+    notes[no_metadata] = kind != "coresets" and not can_write_metadata()
     for entry in record.plugins:
         name = Path(entry["path"]).name
         notes[f"{name} is not exported: model.py asks for it where it defines the network"] = kind != "coresets"
     return tuple(note for note, applies in notes.items() if applies)
-
-
-def _check_free(out: Path, overwrite: bool) -> None:
-    """Raise ConfigError unless `out` can be created, or is an earlier export that may be replaced."""
-    check_path(out)
-    with refuse_as_option("--out", out):
-        try_in(out.parent, out.name)
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (overwrite and out.is_dir() and _is_export(out)):
-        way_out = "it is no export, and is left as it is" if overwrite else "pass --overwrite, or another --out"
-        raise ConfigError(must("--out", "a new or empty folder", str(out), way_out))
-
-
-def _is_export(folder: Path) -> bool:
-    for file in (folder / "config.json", folder / "coresets" / "index.json"):
-        try:
-            value = read_json(file)
-        except CheckpointError:
-            continue
-        if isinstance(value, dict) and value.get("schema") == SCHEMA:
-            return True
-    return False
-
-
-@contextlib.contextmanager
-def _replace_on_success(out: Path) -> Iterator[Path]:
-    """Give a folder that takes the place of `out` after the block, and is deleted if anything fails."""
-    with name_path_in_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        try:
-            yield folder
-            folder.chmod(0o755)
-            _move_into_place(folder, out)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-
-
-def _move_into_place(folder: Path, out: Path) -> None:
-    """Rename `folder` to `out`. An earlier export there is deleted last, and restored if the renaming fails."""
-    if not out.exists():
-        folder.rename(out)
-        return
-    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    out.rename(aside / "old")
-    try:
-        folder.rename(out)
-    except OSError:
-        (aside / "old").rename(out)
-        aside.rmdir()
-        raise
-    shutil.rmtree(aside)
 
 
 def _load_coresets(run: Path) -> NamedCoresets:
@@ -295,6 +239,6 @@ def strip_folders(value: object) -> object:
         return {key: strip_folders(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [strip_folders(entry) for entry in value]
-    if not isinstance(value, str) or "://" in value or not {"/", "\\"} & {*value}:
+    if not isinstance(value, str) or "://" in value or value.startswith("hub:") or not {"/", "\\"} & {*value}:
         return value
     return Path(value.replace("\\", "/")).name

@@ -99,16 +99,17 @@ def write_source(
     plugin : the file that defines the network, and the network's name in it. The module asks for that file.
     """
     parts = [inspect.getsource(part) for part in (Normalize, *settings.parts)]
+    needs = f"{', '.join(('torch', *settings.needs))} and safetensors"
     if plugin is not None:
         path, name = plugin
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         parts.append(_FIND_NETWORK.format(file=path.name, stem=path.stem, sha256=sha256, name=name))
         builder = "find_network()"
+        needs += f", {path.name} with what it imports,"
     elif settings.parts:
         builder = settings.parts[-1].__name__
     else:
         return None
-    needs = f"{', '.join(('torch', *settings.needs))} and safetensors"
     head = _HEAD.format(title=title, needs=needs, shape=", ".join(map(str, shape)), classes=num_classes)
     tail = _TAIL.format(builder=builder, batch=BATCH).lstrip()
     return "\n\n".join([head, *(part.strip() + "\n" for part in parts), tail])

@@ -84,9 +84,14 @@ def parse_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
 
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict as `read_state` does, without the prefixes that wrappers of torch put before names."""
-    state = {name.removeprefix("_orig_mod.").removeprefix("module."): value for name, value in read_state(path).items()}
-    state.pop(AVERAGED, None)
-    return state
+    return strip_wrappers(read_state(path))
+
+
+def strip_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict without the prefixes that wrappers of torch put before names."""
+    stripped = {name.removeprefix("_orig_mod.").removeprefix("module."): value for name, value in state.items()}
+    stripped.pop(AVERAGED, None)
+    return stripped
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

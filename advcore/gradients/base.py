@@ -1,7 +1,7 @@
 """The contract of the table of gradients: how rows are measured, and what that costs."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -62,7 +62,7 @@ class Measurement:
     """
 
     rows: Rows | None
-    labels: Tensor | None
+    labels: Tensor | None = field(repr=False)
     events: tuple[Event, ...] = ()
 
     def get_rows_and_labels(self) -> tuple[Rows, Tensor]:
@@ -115,9 +115,9 @@ class Gradient:
     """
 
     about: str
-    measure: Callable[[nn.Module, Source, MeasurementSettings], Measurement]
-    units: Callable[[Objective, Attack | None], int]
-    collect: Callable[[], Collector] | None = None
+    measure: Callable[[nn.Module, Source, MeasurementSettings], Measurement] = field(repr=False)
+    units: Callable[[Objective, Attack | None], int] = field(repr=False)
+    collect: Callable[[], Collector] | None = field(default=None, repr=False)
     is_attacked: bool = False
     is_scalar: bool = True
     reads_head: bool = False

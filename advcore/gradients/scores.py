@@ -115,10 +115,11 @@ def correctness(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
 
 
 def instability(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
-    """Return 1 where the example is misclassified, else 0: averaged over epochs, 1 minus its learning stability.
+    """Return 1 where the example is misclassified, else 0; averaged over epochs, the share of them.
 
-    Reference: Dong et al. 2021, a baseline of Mendonça et al. 2023: how steadily an example is learned. Differs: the
-    exact form is not in our sources; here stability is the share of epochs in which the example is right.
+    At attacked images of adversarial training (`adversarial_instability`) it is 1 minus the learning stability of Dong
+    et al. 2021 (arXiv 2102.07437), a baseline of Mendonça et al. 2023. Differs: after each epoch every example is
+    attacked anew, in eval mode and un-augmented. At clean images it is a variant of ours.
     """
     return 1 - correctness(z, y, rows)
 

@@ -5,7 +5,7 @@ from typing import cast
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, Subset
 
 from advcore.data.contract import MapStyle
 from advcore.data.loaders import build_loader
@@ -25,13 +25,22 @@ with require_package("lightning", "advcore.integrations.lightning", "lightning")
             raise first from None
 
 
+_TAKE_WEIGHTS = (
+    "advcore: batches are (x, y, w); take all three in training_step and return (w * losses).mean(), or give "
+    "AdversarialCoresetCallback(weighted=False) for batches (x, y), drawn in proportion to the weights"
+)
+
+
 class AdversarialCoresetCallback(Callback):
     """Train on all data at first, then on a coreset that is selected with the current model every `period` epochs.
 
-    Batches are (x, y, w) from the first epoch on; the loss is `(w * losses).mean()`. The loader that `train_dataloader`
-    of the module or data module returns decides the data set, the batch size and the workers. Batches are shuffled, and
-    a loader with a sampler that does anything else is refused. The trainer must ask for the loader every epoch:
-    `Trainer(reload_dataloaders_every_n_epochs=1)`. Lightning's checkpoints include the coreset.
+    Batches are (x, y, w) from the first epoch on; the loss is `(w * losses).mean()`. With `weighted=False` they are
+    (x, y), for a module whose loss is a mean without weights, and examples are drawn by theirs.
+
+    The loader that `train_dataloader` of the module or data module returns decides the data set, the batch size and the
+    workers. Batches are shuffled, and a loader with a sampler that does anything else is refused. The trainer must ask
+    for the loader every epoch: `Trainer(reload_dataloaders_every_n_epochs=1)`. Lightning's checkpoints include the
+    coreset.
 
     Parameters
     ----------
@@ -41,6 +50,7 @@ class AdversarialCoresetCallback(Callback):
     seed : of the selections' random numbers.
     dataset : the same examples without augmentation, to select on; None: the loader's data set.
     network : returns the module's part that maps images to logits; by default the module itself.
+    weighted : False draws each epoch's examples from the coreset in proportion to their weights (`Coreset.draw`).
 
     Several processes share the attack and get the same coreset; Lightning then divides it between them.
     """
@@ -55,6 +65,7 @@ class AdversarialCoresetCallback(Callback):
         seed: int = 0,
         dataset: MapStyle | Dataset | None = None,
         network: Callable[[LightningModule], nn.Module] = lambda module: module,
+        weighted: bool = True,
     ):
         needs_no_blocks = selector.partition != "per_batch"
         require(
@@ -66,7 +77,7 @@ class AdversarialCoresetCallback(Callback):
             count_examples(dataset)
         self.selector, self.seed = selector, seed
         self.warm_epochs, self.period = warm_epochs, period
-        self.dataset, self.network = dataset, network
+        self.dataset, self.network, self.weighted = dataset, network, weighted
         self.coreset: Coreset | None = None
         self._loader_epoch: int | None = None  # the last epoch whose loader Lightning asked for
         # owner, and its own `train_dataloader` if it had one
@@ -109,6 +120,8 @@ class AdversarialCoresetCallback(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")
+        if self.weighted and "values to unpack (expected 2)" in str(exception):
+            exception.add_note(_TAKE_WEIGHTS)
 
     def _build_loader(self, base: object, epoch: int, pl_module: LightningModule) -> DataLoader:
         """Return a loader of the epoch's examples, with the settings of the user's loader."""
@@ -120,11 +133,13 @@ class AdversarialCoresetCallback(Callback):
         self._loader_epoch = epoch
         names = ("batch_size", "num_workers", "pin_memory", "drop_last", "collate_fn", "worker_init_fn")
         settings = {name: getattr(base, name) for name in names}
-        return build_loader(self._weigh_examples(base.dataset, epoch, pl_module), shuffle=True, **settings)
+        return build_loader(self._choose_examples(base.dataset, epoch, pl_module), shuffle=True, **settings)
 
-    def _weigh_examples(self, dataset: Dataset, epoch: int, pl_module: LightningModule) -> WeightedSubset:
+    def _choose_examples(self, dataset: Dataset, epoch: int, pl_module: LightningModule) -> Dataset:
         """Return the examples that the epoch trains on, after a selection if one is due."""
         selection_epoch = self.selection_epoch(epoch)
+        if selection_epoch is None and not self.weighted:
+            return dataset
         if selection_epoch is None:
             size = _count_examples(dataset)
             return WeightedSubset(dataset, list(range(size)), torch.ones(size))
@@ -133,7 +148,10 @@ class AdversarialCoresetCallback(Callback):
             self.coreset = self.selector.select(
                 self.network(pl_module), plain, seed=self.seed, epoch=selection_epoch, previous=self.coreset
             )
-        return self.coreset.subset(dataset)
+        weighted = self.coreset.subset(dataset)  # which refuses other data than were selected from
+        if self.weighted:
+            return weighted
+        return Subset(dataset, self.coreset.draw(seed=self.seed, epoch=epoch).tolist())
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._loader_epoch != trainer.current_epoch:

@@ -14,13 +14,14 @@ from advcore.errors import (
     check_within,
     must,
     require,
+    shorten,
     unless,
 )
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
 from advcore.settings import setting, settings
 from advcore.shares import Amount, divide, floor_share
-from advcore.types import check_losses
+from advcore.types import check_losses, is_ours
 
 FLOOR = 1e-6  # added to a preference that may be 0, so that every example can be drawn
 _LEAST = torch.finfo(torch.float64).tiny  # a preference of 0, as of an infinite margin, in a logarithm
@@ -152,8 +153,17 @@ class AttackSubset:
         raise NotImplementedError
 
     def _prefer(self, seen: Seen, batch: Tensor) -> Tensor:
-        """Return the rule's preferences. Raises ConfigError unless they are one float for each example of the batch."""
-        return check_losses(self.compute_preferences(seen), batch, f"the preferences of {type(self).__name__}")
+        """Return the rule's preferences. Raises ConfigError unless they are one float for each example of the batch.
+
+        Of a rule that is not advcore's own, they must also be finite, and at least 0.
+        """
+        source = f"the preferences of {type(self).__name__}"
+        preferences = check_losses(self.compute_preferences(seen), batch, source)
+        if not is_ours(self):
+            low, high = torch.aminmax(preferences)
+            is_right = bool((low >= 0) & torch.isfinite(high))  # not so for NaN
+            require(unless(is_right, must(source, "finite, and at least 0", f"{low:.4g} to {high:.4g}")))
+        return preferences
 
     def pick(self, seen: Seen | None, generator: Stream) -> Picked:
         """Pick some of the B examples to which `generator` is bound; uniformly without `seen`."""
@@ -189,6 +199,7 @@ class UpdateSubset:
     warm_up = 0
     queue = False
     probed = 0
+    look = "eval"
 
     def __post_init__(self) -> None:
         require(check_share("p_up", self.p_up), *self._check_more())
@@ -218,6 +229,17 @@ class UpdateSubset:
     def count_attacked(self, size: int) -> int:
         """Return how many images kept of a batch of `size` are attacked, for a rule that reads nothing."""
         raise NotImplementedError
+
+    def choose_images(self, part: float, losses: Tensor | None, generator: Stream) -> Tensor:
+        """Return which images `keep` keeps. Raises ConfigError where a rule from elsewhere keeps what cannot be."""
+        kept = self.keep(part, losses, generator)
+        if not is_ours(self):
+            number = 2 * len(generator.examples)
+            positions = [-1, *kept.tolist(), number]
+            is_right = kept.dtype == torch.long and len(kept) and positions == sorted({*positions})
+            rule = f"some of the positions 0 to {number - 1}, rising, as torch.int64"
+            require(unless(is_right, must(f"what {type(self).__name__} keeps", rule, shorten(str(positions[1:-1])))))
+        return kept
 
     def keep(self, part: float, losses: Tensor | None, generator: Stream) -> Tensor:
         """Return which of the 2 B images are kept: rising positions, the clean images first.

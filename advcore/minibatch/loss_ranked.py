@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advcore.errors import SettingProblem, check_at_least, check_one_of, check_share
+from advcore.errors import SettingProblem, check_at_least, check_one_of, check_share, must, unless
 from advcore.minibatch.base import UpdateSubset, count
 from advcore.rng import Stream
 from advcore.settings import setting, settings
@@ -27,10 +27,13 @@ class LossRanked(UpdateSubset):
         the end of the epoch.
     probed : number of kept examples for which each epoch measures the smallest radius that flips the prediction; not in
         the cost.
+    look : "train": one forward pass of all 2 B images in train mode ranks them, and the losses of those that are kept
+        are led back; "eval": a pass in eval mode ranks, and those that are kept are passed forward again, alone.
 
-    Cost of a batch: B attacks, 2 B forward passes to rank, 2 passes for each image kept.
-    Reference: Mendonça et al. 2023 (arXiv 2301.04472), eqs. 7 to 9, the last in two readings. Differs: images
-    are ranked by the cross-entropy with the true label.
+    Cost of a batch: B attacks, 2 B forward passes, and for each image kept one backward pass, with look: eval a forward
+    pass too. BatchNorm's statistics see all 2 B images once, with look: eval those that are kept.
+    Reference: Mendonça et al. 2023 (arXiv 2301.04472), algorithm 1 and eqs. 7 to 9, the last in two readings. Differs:
+    images are ranked by the cross-entropy with the true label.
     """
 
     warm_up: int = setting(default=0, unit="epochs")
@@ -39,6 +42,7 @@ class LossRanked(UpdateSubset):
     adaptive: str = "fixed"
     p_min: float = setting(default=0.1, unit="share")
     accuracy: str = "clean"
+    look: str = "train"
     reads: ClassVar[str | None] = "losses"
 
     def _check_more(self) -> list[SettingProblem | None]:
@@ -48,6 +52,11 @@ class LossRanked(UpdateSubset):
             check_one_of("accuracy", self.accuracy, ("clean", "robust")),
             check_at_least("warm_up", self.warm_up, 0),
             check_at_least("probed", self.probed, 0),
+            check_one_of("look", self.look, ("train", "eval")),
+            unless(
+                self.look == "eval" or not self.queue,
+                must("look", "eval with queue: true", self.look, "what waited is passed forward when it is used"),
+            ),
         ]
 
     @property

@@ -5,6 +5,7 @@ from advcore.models.base import add_normalization as add_normalization
 from advcore.models.resnets import PreActResNet18, ResNet18, ResNet50, WideResNet28x10, WideResNet34x10
 from advcore.models.small import SmallCNN
 from advcore.models.timm import Timm
+from advcore.models.torchvision import Torchvision
 
 MODELS = {
     "small_cnn": SmallCNN,
@@ -15,6 +16,7 @@ MODELS = {
     "wide_resnet28_10": WideResNet28x10,
     "wide_resnet34_10": WideResNet34x10,
     "timm": Timm,
+    "torchvision": Torchvision,
 }
 # Names that the field uses, to the names here (`errors.suggest_nearest`).
 ALIASES = {

@@ -1,14 +1,17 @@
 """Settings that all models share, and normalisation as a layer."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
+from statistics import fmean
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from advcore.deprecation import forward_method
-from advcore.errors import ConfigError, check, check_one_of, must, require
+from advcore.errors import ConfigError, SettingProblem, check, check_one_of, must, require
 from advcore.kinds import find_type_problem
 from advcore.models.head import Tap as Tap
 from advcore.models.head import find_head as find_head
@@ -17,6 +20,24 @@ from advcore.runtime.precision import FAMILY
 from advcore.settings import setting, settings
 
 _PerChannel = float | Sequence[float] | Tensor
+LIBRARIES = ("timm", "torchvision")
+"""Libraries that offer trained weights for their own networks."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Trained weights that are known by a name: where they lie, and the images that they were trained on.
+
+    repository : on the Hugging Face hub; "" for a file at `url`. mean, std : numbers per channel that the images were
+    normalised by, and size : their side in pixels; none and 0 where nobody says so.
+    """
+
+    name: str
+    repository: str = ""
+    url: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    size: int = 0
 
 
 @settings
@@ -30,7 +51,10 @@ class ModelSettings:
     head : name of the last linear layer; None finds it.
     mean, std : numbers in [0, 1] per channel, or one for all, that the first layer takes in place of the training
         images' own: those that trained weights were made with.
-    weights : file of trained weights to begin with (.safetensors, .pt, .pth); None begins with random ones.
+    weights : trained weights to begin with: a file (.safetensors, .pt, .pth), "timm" or "torchvision" for those that
+        the library has for its network, or "hub:owner/repository" on the Hugging Face hub; None begins with random
+        ones.
+    download : fetch the weights of a library or the hub into its cache if they are not there.
     new_head : begin with a random head beside those weights, which may be of another number of classes.
 
     parts : functions and classes that the network is made of; the last builds it. They use nothing but each other, what
@@ -39,6 +63,7 @@ class ModelSettings:
     needs : packages that the parts import.
     family : name of a group of architectures that run alike, known to `advcore.runtime.cpu_defaults`; or None.
     example : settings with which the contract tests build it, where the defaults do not do.
+    library : of LIBRARIES, that whose weights the network can have; or None.
     """
 
     normalize: str = "data"
@@ -46,12 +71,14 @@ class ModelSettings:
     mean: list[float] | None = setting(default=None, unit="pixels in [0, 1]")
     std: list[float] | None = setting(default=None, unit="pixels in [0, 1]")
     weights: str | None = None
+    download: bool = False
     new_head: bool = False
     parts: ClassVar[tuple[Callable[..., object], ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     family: ClassVar[str | None] = None
     fixed_arguments: ClassVar[Mapping[str, object]] = {}
     example: ClassVar[Mapping[str, object]] = {}
+    library: ClassVar[str | None] = None
     body = forward_method("advcore.models.base.ModelSettings.body", "build")
 
     def __post_init__(self) -> None:
@@ -65,11 +92,56 @@ class ModelSettings:
             check(is_pair, "mean, std", "both given or both null", f"{self.mean}, {self.std}"),
             check(self.mean is None or self.normalize == "data", "mean, normalize", "null, none", f"{self.mean}, none"),
             check(self.weights or not self.new_head, "new_head, weights", "both given or neither", "true, null"),
+            self._find_source_problem(),
         )
+
+    def _find_source_problem(self) -> SettingProblem | None:
+        """Return the problem with weights that this network cannot have, or that cannot be downloaded."""
+        weights = self.weights or ""
+        if weights in LIBRARIES:
+            rule = f"a file or hub:owner/repository for a network that is not of {weights}"
+            return check(weights == self.library, "weights", rule, weights, f"choose model.name: {weights}:NAME")
+        if weights.startswith("hub:"):
+            is_name = re.fullmatch(r"hub:[\w-][\w.-]*/[\w-][\w.-]*", weights, re.ASCII)
+            return check(is_name, "weights", "hub:owner/repository", weights)
+        rule = f"true only beside weights of {', '.join(LIBRARIES)} or hub:owner/repository"
+        return check(not self.download, "download", rule, self.weights)
+
+    def find_pretrained(self) -> Pretrained | None:
+        """Return what is known of the weights that `weights` names; None for those of a file, and for random ones."""
+        if self.weights in LIBRARIES:
+            return self.find_in_library()
+        if self.weights and self.weights.startswith("hub:"):
+            return Pretrained(name=self.weights, repository=self.weights.removeprefix("hub:"))
+        return None
+
+    def find_in_library(self) -> Pretrained:
+        """Return what the library offers for this network. Raises ConfigError where it offers nothing."""
+        raise NotImplementedError(f"{type(self).__name__} names a library, but none of its weights")
+
+    def choose_normalization(self, channels: int) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+        """Return the mean and deviation of the settings, or those that a library's weights were made with; or None.
+
+        Weights that were made with another number of channels count with the means over theirs.
+        """
+        pretrained = self.find_pretrained()
+        if self.mean is not None or pretrained is None or not pretrained.mean:
+            return self.mean, self.std
+        if len(pretrained.mean) == channels:
+            return pretrained.mean, pretrained.std
+        return [fmean(pretrained.mean)], [fmean(pretrained.std)]
+
+    def fit_weights(self, state: Mapping[str, Tensor], shape: tuple[int, int, int]) -> dict[str, Tensor] | None:
+        """Return trained weights as the network's library fits them to images (C, H, W); None where it cannot."""
+        return None
 
     def list_arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
         """Return the keyword arguments, plain values, that the last of the parts is called with."""
         return {"num_classes": num_classes, "channels": shape[0], **self.fixed_arguments}
+
+    def suggest_size(self, shape: tuple[int, int, int]) -> str:
+        """Return, as the end of a message, how a network of one image size takes images (C, H, W); "" for any other."""
+        return ""
 
     def build(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         """Build the network for normalised images (C, H, W), and name its family in it."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from advcore.errors import ConfigError, SettingProblem, check_one_of, check_within, require
+from advcore.errors import ConfigError, SettingProblem, check, check_one_of, check_within, require
 from advcore.types import check_losses
 
 ASCENTS = ("own", "margin")
@@ -20,6 +20,7 @@ class Objective(Protocol):
     passes : names of its forward passes, "clean" or "adversarial" or both; without the second it is not attacked.
     ascent_needs_clean : whether the loss that its attack climbs is computed from the clean logits.
 
+    One that also takes shares of the classes (B, C) for labels, as CutMix mixes them, says `mixes_labels = True`.
     Where the defaults of its settings do not do, it may have an `example`: settings with which contract tests build it.
     """
 
@@ -40,14 +41,24 @@ class Objective(Protocol):
 def compute_cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
     """Return (B,) the cross-entropy with labels y (B,), of whose mass a share `smoothing` is spread over all classes.
 
-    Classes whose logit is -inf get none of it. Reference: Szegedy et al. 2016, section 7.
+    y may also hold the share of each class (B, C). Classes whose logit is -inf get nothing of what is spread.
+    Raises ConfigError for shares of another number of classes. Reference: Szegedy et al. 2016, section 7.
     """
-    losses = F.cross_entropy(logits, y, reduction="none")
+    losses = _compare_with_labels(logits, y)
     if not smoothing:
         return losses
     masked = logits.isneginf()
     log_p = F.log_softmax(logits, 1).masked_fill(masked, 0)
     return (1 - smoothing) * losses - smoothing * log_p.sum(1) / (~masked).sum(1)
+
+
+def _compare_with_labels(logits: Tensor, y: Tensor) -> Tensor:
+    """Return (B,) the cross-entropy of logits (B, C) with labels (B,), or with shares of the classes (B, C)."""
+    if y.ndim == 1:
+        return F.cross_entropy(logits, y, reduction="none")
+    require(check(y.shape == logits.shape, "y", f"shares of {logits.shape[1]} classes", tuple(y.shape)))
+    without_part = logits.isneginf() & (y == 0)
+    return -(y * F.log_softmax(logits, 1).masked_fill(without_part, 0)).sum(1)
 
 
 def check_smoothing(smoothing: float) -> SettingProblem | None:
@@ -58,6 +69,11 @@ def check_smoothing(smoothing: float) -> SettingProblem | None:
 def is_attacked(objective: Objective) -> bool:
     """Return whether the objective looks at attacked images at all."""
     return "adversarial" in objective.passes
+
+
+def takes_mixed_labels(objective: Objective) -> bool:
+    """Return whether the objective takes shares of the classes (B, C) for labels."""
+    return getattr(objective, "mixes_labels", False)
 
 
 def needs_clean(objective: Objective, climbs: str) -> bool:

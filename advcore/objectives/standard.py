@@ -22,6 +22,7 @@ class Standard:
     label_smoothing: float = setting(default=0.0, unit="share")
     passes: ClassVar[tuple[str, ...]] = ("clean",)
     ascent_needs_clean: ClassVar[bool] = False
+    mixes_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require(check_smoothing(self.label_smoothing))
@@ -48,6 +49,7 @@ class Pgd:
     label_smoothing: float = setting(default=0.0, unit="share")
     passes: ClassVar[tuple[str, ...]] = ("adversarial",)
     ascent_needs_clean: ClassVar[bool] = False
+    mixes_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require(check_smoothing(self.label_smoothing))

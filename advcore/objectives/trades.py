@@ -40,6 +40,7 @@ class Trades:
     label_smoothing: float = setting(default=0.0, unit="share")
     passes: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
     ascent_needs_clean: ClassVar[bool] = True
+    mixes_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require(check_positive("beta", self.beta), check_smoothing(self.label_smoothing))

@@ -13,10 +13,11 @@ from advcore.attacks import ATTACKS
 from advcore.attacks.base import Attack
 from advcore.config.schema import TABLES
 from advcore.data import DATASETS
-from advcore.data.augment import AUGMENTATIONS
+from advcore.data.augment import AUGMENTATIONS, Augmentation
 from advcore.data.base import DataSettings
 from advcore.errors import ConfigError, check, must, require
 from advcore.evaluation.evaluate import EVALUATED
+from advcore.kinds import find_type_problem
 from advcore.minibatch import RULES
 from advcore.minibatch.base import AttackSubset, UpdateSubset
 from advcore.models import MODELS
@@ -42,8 +43,9 @@ def model(name: str) -> Decorator:
     is no network; so do all functions of this module.
     """
 
+    _check_name("model", name, MODELS)
+
     def add(entry: Entry) -> Entry:
-        _check_name("model", name, MODELS)
         is_settings = isinstance(entry, type) and issubclass(entry, ModelSettings)
         kind: object = entry
         if not is_settings:
@@ -102,9 +104,10 @@ def transform(name: str) -> Decorator:
     of the same shape. Remembered perturbations refuse one that changes more than where pixels stand.
     """
 
+    _check_name("transform", name, AUGMENTATIONS)
+
     def add(entry: Entry) -> Entry:
-        _check_name("transform", name, AUGMENTATIONS)
-        require(check(callable(entry), f"register.transform({name!r})", "given a function", entry))
+        require(find_type_problem(f"register.transform({name!r})", Augmentation, entry))
         AUGMENTATIONS[name] = entry  # type: ignore[assignment]
         return entry
 
@@ -127,8 +130,9 @@ def _make_decorator(
 ) -> Decorator:
     """Return a decorator that puts a class of settings into the tables, once it has the bases or attributes needed."""
 
+    _check_name(kind, name, tables[0])
+
     def add(entry: Entry) -> Entry:
-        _check_name(kind, name, tables[0])
         setting = f"register.{kind}({name!r})"
         if not isinstance(entry, type) or not dataclasses.is_dataclass(entry):
             raise ConfigError(must(setting, "given a class made with @advcore.settings.settings", entry))

@@ -3,6 +3,7 @@
 This is the only place where advcore runs code that it does not import by a name of its own. No run file leads here.
 """
 
+import contextlib
 import hashlib
 import importlib.abc
 import importlib.metadata
@@ -198,20 +199,34 @@ def check_plugins(recorded: Iterable[Mapping[str, object]], *, same_content: boo
 
     same_content : another content of such a file is an error, too; otherwise it is a warning in the log.
     """
-    now = {Path(plugin.path).name: plugin.sha256 for plugin in LOADED}
+    now: dict[str, list[str]] = {}
+    for plugin in LOADED:
+        now.setdefault(Path(plugin.path).name, []).append(plugin.sha256)
     for entry in recorded:
         name = Path(str(entry["path"])).name
         require(check(name in now, "--plugin", f"{name}, with which the run was made", ", ".join(now) or None))
-        if now[name] != entry["sha256"]:
-            hashes = f"sha256 {str(entry['sha256'])[:12]}, now {now[name][:12]}"
+        if entry["sha256"] not in now[name]:
+            hashes = f"sha256 {str(entry['sha256'])[:12]}, now {' and '.join(sha256[:12] for sha256 in now[name])}"
             way_out = "use that file again, or begin anew with --overwrite"
             require(check(not same_content, "--plugin", f"{name} as the run was made with it", hashes, way_out))
             log.warning("%s has changed since the run was made with it: %s", name, hashes)
 
 
+def warn_of_changes(recorded: Iterable[Mapping[str, object]]) -> None:
+    """Log a warning for each plug-in of records that is loaded, with another content; others are of no interest."""
+    for entry in recorded:
+        with contextlib.suppress(ConfigError):
+            check_plugins([entry], same_content=False)
+
+
 def find_source(model: ModelSettings) -> tuple[Path, str] | None:
-    """Return the path of the file that defines a network of a plug-in, and its name there; None for other models."""
+    """Return the path of the file that defines a network of a plug-in, and its name there.
+
+    None for other models, and for what has no name in its file: a lambda, a `functools.partial`, a class in a function.
+    """
     if not isinstance(model, (OwnNetwork, FromPlugin)):
         return None
     factory = model.find_factory()
+    if "<" in getattr(factory, "__qualname__", "<"):
+        return None
     return Path(str(inspect.getsourcefile(factory))), factory.__qualname__

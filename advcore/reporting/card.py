@@ -1,6 +1,6 @@
 """The README.md of an exported model, in the layout of Hugging Face model cards, from its record; pure functions."""
 
-import json
+import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,6 +25,8 @@ _CITATION = """@inproceedings{dolatabadi2022robustness,
   year      = {2022}
 }"""
 
+_TAGS = ("adversarial-training", "adversarial-robustness", "image-classification")
+
 
 def write_card(record: RunRecord, which: str, epoch: int, facts: JsonObject) -> str:
     """Return the model card of a checkpoint, "last" or "best", after an epoch that is counted from 0.
@@ -34,7 +36,7 @@ def write_card(record: RunRecord, which: str, epoch: int, facts: JsonObject) -> 
     """
     final = record.final.get(which) if is_measured(record, which, epoch) else None
     parts = [
-        _write_metadata(record, final),
+        *_write_metadata(record, final),
         f"# {record.name}",
         _describe_model(record, which, epoch, facts),
         _describe_threat(record),
@@ -60,22 +62,46 @@ def is_measured(record: RunRecord, which: str, epoch: int) -> bool:
     return epoch == record.epochs[-1]["epoch"]
 
 
-def _write_metadata(record: RunRecord, final: JsonObject | None) -> str:
-    """Return the metadata as YAML; each value is written as JSON, which is YAML, too."""
-    tags = ["adversarial-training", "adversarial-robustness", "image-classification"]
-    if record.selections:
-        tags.append("coreset")
-    metadata: JsonObject = {"library_name": "pytorch", "pipeline_tag": "image-classification", "tags": tags}
-    if final:
-        entries = [("clean accuracy", final["clean"])]
-        entries += [(f"robust accuracy ({name_attack(attack)})", attack) for attack in final["attacks"]]
-        result = {
-            "task": {"type": "image-classification"},
-            "dataset": {"name": f"{name_data(record)}, test split", "type": record.config["data"]["name"]},
-            "metrics": [{"type": "accuracy", "name": name, "value": entry["accuracy"]} for name, entry in entries],
-        }
-        metadata["model-index"] = [{"name": record.name, "results": [result]}]
-    return "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in metadata.items()) + "---"
+def can_write_metadata() -> bool:
+    """Return whether the package is there that writes a card's metadata."""
+    return importlib.util.find_spec("huggingface_hub") is not None
+
+
+def _write_metadata(record: RunRecord, final: JsonObject | None) -> list[str]:
+    """Return the metadata as the hub reads it, with one result for each attack; nothing without the hub's package."""
+    if not can_write_metadata():
+        return []
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = []
+    for name, entry in _list_results(final):
+        results.append(
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=record.config["data"]["name"],
+                dataset_name=name_data(record),
+                dataset_split="test",
+                metric_type="accuracy",
+                metric_name=f"{name}, {format_count(entry['n'], 'image')}",
+                metric_value=entry["accuracy"],
+            )
+        )
+    data = ModelCardData(
+        model_name=record.name,
+        library_name="pytorch",
+        pipeline_tag="image-classification",
+        tags=[*_TAGS, *(["coreset"] * bool(record.selections))],
+        eval_results=results or None,
+    )
+    return [f"---\n{data.to_yaml()}\n---"]
+
+
+def _list_results(final: JsonObject | None) -> list[tuple[str, JsonObject]]:
+    """Return the clean and each robust accuracy with a name; none where none were measured."""
+    if not final:
+        return []
+    robust = [(f"robust accuracy ({name_attack(attack)})", attack) for attack in final["attacks"]]
+    return [("clean accuracy", final["clean"]), *robust]
 
 
 def _describe_model(record: RunRecord, which: str, epoch: int, facts: JsonObject) -> str:
@@ -109,7 +135,7 @@ def _describe_threat(record: RunRecord) -> str:
     attack = record.config["attack"]
     if attack is None:
         return "## Threat model\n\nTrained without an attack: no robustness is to be expected."
-    units = "pixels in [0, 1]" if _find_norm(attack) else "its own"
+    units = "pixels in [0, 1]" if find_norm(attack) else "its own"
     return (
         f"## Threat model\n\nTrained against {_format_method(attack)}, in units of {units}. Other norms, "
         "larger balls, and changes such as rotation or blur are not covered."
@@ -169,6 +195,8 @@ def _describe_training(record: RunRecord) -> str:
     reference = record.reference and describe_reference(record.reference)
     selection = config.get("selection")
     weights = config["model"].get("weights")
+    name = record.inputs.get("model.weights.name", Path(weights or "").name)
+    pool = config["data"].get("pool")
     errors = [
         f"{entry['gradient_error']:.3f} ({entry['gradient_error_random']:.3f})"
         for entry in record.selections
@@ -176,7 +204,10 @@ def _describe_training(record: RunRecord) -> str:
     ]
     lines = [
         f"plan: {record.plan}",
-        weights and f"begun from trained weights: `{Path(weights).name}`, whose own training is in no cost here",
+        weights and f"begun from trained weights: `{name}`, whose own training is in no cost here",
+        pool
+        and f"{100 * pool['share']:g} % of each batch from a pool of {record.data['pool']:,} images, "
+        f"`{Path(pool['path']).name}`",
         f"relative cost: {record.relative_cost:.3f} of full training ({reference or 'unknown reference'})",
         selection
         and f"coresets: {_format_method(selection['solver'])}, partition `{selection['partition']}`, "
@@ -186,6 +217,7 @@ def _describe_training(record: RunRecord) -> str:
         f"optimiser: {_format_method(training['optimizer'])}; learning rate: {_format_method(training['lr_schedule'])}",
         training.get("attack_steps") and f"attack steps by epoch: {_format_method(training['attack_steps'])}",
         training.get("ema") is not None and f"the weights are a moving average, decay {training['ema']}",
+        training.get("swa") and f"from {training['swa']['start']} of the run on, the weights are an average of epochs",
         f"batch size {training['batch_size']}; {record.seconds:.0f} s on {device}",
         *(f"event at epoch {entry['epoch']}: {entry['event']}" for entry in record.events),
     ]
@@ -200,7 +232,7 @@ _BENCHMARKS = {"cifar10": (3, 32, 32, 10), "cifar100": (3, 32, 32, 100), "imagen
 _PIXELS = {"linf": "Linf", "l2": "L2", "l1": "L1", "n": "Linf"}
 
 
-def _find_norm(attack: JsonObject) -> str | None:
+def find_norm(attack: JsonObject) -> str | None:
     """Return the norm of an attack whose eps is in units of pixels; None of any other attack."""
     return _PIXELS.get(str(attack.get("name")).partition("_")[0])
 
@@ -229,7 +261,7 @@ def _describe_benchmark(record: RunRecord, facts: JsonObject) -> str:
     intro = "RobustBench's evaluator takes the model as it is"
     name = name_contents(record)
     attack = record.config["attack"] or {}
-    norm = _find_norm(attack)
+    norm = find_norm(attack)
     if _BENCHMARKS.get(name) != (*facts["shape"], facts["num_classes"]):
         return f"{intro}; it has no such data of its own."
     if norm not in ("Linf", "L2"):

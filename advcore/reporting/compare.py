@@ -9,13 +9,14 @@ from operator import attrgetter
 from advcore.errors import format_value
 from advcore.pixels import format_pixels
 from advcore.reporting import front, lenient, tables
+from advcore.reporting.collapse import drop_collapsed, has_collapsed
 from advcore.reporting.record import ELSEWHERE, JsonObject, RunRecord, is_among
 from advcore.reporting.settings_parts import flatten
 
 # METHOD-sSEED: how a suite names the record or the folder of a run.
 _RUN_NAME = re.compile(r"(?P<method>.+)-s(?P<seed>-?\d+)")
 # Settings in which two runs of one method may differ.
-_NOT_THE_METHOD = (*ELSEWHERE, "seed", "name", "data.path")
+_NOT_THE_METHOD = (*ELSEWHERE, "seed", "name", "data.path", "data.split_seed")
 # The differences that stand in the name of a method have at most this many characters.
 _NAME_LENGTH = 120
 
@@ -131,15 +132,16 @@ def _format_setting(value: object) -> str:
 
 
 def find_repeats(runs: Sequence[Run]) -> dict[str, str]:
-    """Return the finished runs of a method whose seed an earlier run has, each with that earlier run.
+    """Return the finished runs of a method whose seed and data split an earlier run has, each with that earlier run.
 
-    A mean over seeds counts each seed once.
+    A mean over seeds counts each of them once.
     """
     first: dict[str, str] = {}
     repeats = {}
     for run in runs:
         if run.record.finished and "seed" in run.record.config:
-            earlier = first.setdefault(repr(run.record.config["seed"]), run.where)
+            data = run.record.config.get("data", {})
+            earlier = first.setdefault(repr((run.record.config["seed"], data.get("split_seed", 0))), run.where)
             if earlier != run.where:
                 repeats[run.where] = earlier
     return repeats
@@ -201,6 +203,7 @@ def _read_compared(record: RunRecord) -> tuple[object, ...]:
     """Return everything that a table and a chart of several methods take from a record."""
     return (
         100.0 * record.final["last"]["clean"]["accuracy"],
+        has_collapsed(record),
         _describe_evaluation(record),
         front.classify_run(record.config),
         record.relative_cost,
@@ -219,6 +222,7 @@ def find_data_differences(groups: tables.Groups) -> list[str]:
     for name, records in groups.items():
         for record in records:
             settings = {key: value for key, value in _method_settings(record).items() if key.startswith("data.")}
+            settings["data.split_seed"] = record.config.get("data", {}).get("split_seed", 0)
             for part, text in record.data.get("hash", {}).items():
                 kind, _, value = text.rpartition(" ")
                 hashes.setdefault((part, kind, str(settings)), {}).setdefault(value, {})[name] = None
@@ -249,9 +253,11 @@ def summarize_methods(groups: tables.Groups, which: str = "last") -> list[front.
 
 
 def _summarize_method(name: str, records: Sequence[RunRecord], which: str) -> front.Method:
+    sound = drop_collapsed(records, which)
     return front.Method(
         name,
         kind=front.classify_run(records[0].config),
         costs=[record.relative_cost for record in records],
-        robust=[robust_accuracy(record, which) for record in records],
+        robust=[robust_accuracy(record, which) for record in sound or records],
+        collapsed=len(records) - len(sound),
     )

@@ -24,12 +24,16 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Method:
-    """A method: relative cost and robust accuracy (in percent) of each of its runs, one run per seed."""
+    """A method: relative cost and robust accuracy (in percent) of each of its runs, one run per seed.
+
+    collapsed : how many further runs ended in catastrophic overfitting. Where all did, `robust` is theirs.
+    """
 
     name: str
     kind: str
     costs: Sequence[float]
     robust: Sequence[float]
+    collapsed: int = 0
 
     @property
     def cost(self) -> float:
@@ -53,18 +57,23 @@ class Method:
 
     def describe(self) -> str:
         """Return name, accuracy and cost in one line."""
-        return f"{self.name}: {format_mean(self.robust)} % at {self.cost:.2f}"
+        text = f"{self.name}: {format_mean(self.robust)} % at {self.cost:.2f}"
+        if self.collapsed:
+            text += f" ({self.collapsed} of {len(self.costs)} collapsed)"
+        return text
 
 
 def find_front(methods: Sequence[Method]) -> list[Method]:
     """Return the methods on the Pareto front, the cheapest first.
 
     For each of them, no other method is both at most as expensive and at least as robust, by the means over seeds.
-    Of methods that are equal in both, the first one counts.
+    Of methods that are equal in both, the first one counts. A method of which a run collapsed does not count, unless
+    one of each did.
     """
     best = -math.inf
     front = []
-    for method in sorted(methods, key=attrgetter("rank")):
+    reliable = [method for method in methods if not method.collapsed] or methods
+    for method in sorted(reliable, key=attrgetter("rank")):
         if method.accuracy > best:
             best = method.accuracy
             front.append(method)

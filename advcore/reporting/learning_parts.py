@@ -82,6 +82,8 @@ def _read_more_curves(record: RunRecord) -> dict[tuple[str, str], list[Point]]:
     curves: dict[tuple[str, str], list[Point]] = {}
     for entry in record.epochs:
         rule = {name.replace("_", " "): value for name, value in (entry.get("minibatch") or {}).items()}
+        radius = rule.pop("radius", None) or {}
+        rule |= {"smallest radius that flips": radius.get("mean"), "flipped in the ball": radius.get("flipped")}
         values = {("steps", "Attack steps"): entry.get("attack_steps")}
         values |= {(name, f"Minibatch rule: {name}"): value for name, value in rule.items()}
         for names, value in values.items():

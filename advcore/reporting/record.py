@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin
 
-from advcore.errors import CheckpointError, format_value
+from advcore.errors import CheckpointError, format_count, format_value
 from advcore.files import check_inside, check_seal, parse_json, read_bytes, write_sealed
 
 SCHEMA = "advcore-record-2"
@@ -19,6 +19,7 @@ ELSEWHERE = (
     "checkpoint",
     "tracking",
     "data.workers",
+    "model.download",
     "training.memory.place",
     "selection.memory_limit",
     "selection.max_minutes",
@@ -56,8 +57,8 @@ class RunRecord:
     data : how many examples there are, how many of each class in training, a hash of them, and what was
         left out or read differently than the files say.
     inputs : the files that the run read, by setting, with their sha256.
-    pretraining : {run, passes} of the run whose weights it began with, where that is known: the name, and the passes
-        of all phases but evaluation, its own pretraining included.
+    pretraining : {run, passes} of the run whose weights it began with, or whose scores it selects by, where that is
+        known: the name, and the passes of all phases but evaluation, its own pretraining included.
     plugins : the plug-ins that were loaded: {path, sha256, names}.
     resumes : the epochs where the run was continued, the settings that had changed, and the damaged states.
     """
@@ -83,6 +84,10 @@ class RunRecord:
     pretraining: JsonObject = field(default_factory=dict)
     plugins: list[JsonObject] = field(default_factory=list)
     resumes: list[JsonObject] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        counts = f"{format_count(len(self.epochs), 'epoch')}, {format_count(len(self.events), 'event')}"
+        return f"RunRecord({self.name}, {counts}, relative_cost={self.relative_cost:.2f}, finished={self.finished})"
 
     def save(self, path: Path) -> None:
         """Write the record as sealed JSON, completely or not at all.
@@ -113,12 +118,22 @@ class RunRecord:
         except CheckpointError as error:
             raise CheckpointError(f"{error}; {_WAY_OUT}") from error
         try:
-            record = cls(**value)
+            record = cls(**value | {"config": name_old_defaults(value.get("config"))})
             for field in dataclasses.fields(cls):
                 _check_type(field, getattr(record, field.name))
             return record
         except TypeError as error:
             raise CheckpointError(f"{path} is not a record of this version: {error}") from None
+
+
+def name_old_defaults(config: object) -> object:
+    """Return settings with the defaults of the version that wrote them, where this version has others by that name."""
+    if not isinstance(config, dict):
+        return config
+    rule = config.get("minibatch")
+    if isinstance(rule, dict) and rule.get("name") == "loss_ranked":
+        return config | {"minibatch": {"look": "eval"} | rule}
+    return config
 
 
 def _check_type(field: dataclasses.Field, value: object) -> None:

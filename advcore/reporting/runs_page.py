@@ -8,7 +8,7 @@ from operator import attrgetter
 from markupsafe import Markup
 
 from advcore.errors import format_count
-from advcore.reporting import compare, front, learning_parts, scales, svg, tables
+from advcore.reporting import compare, front, learning_parts, scales, svg, tables, verdicts
 from advcore.reporting.frame import Frame, make_frame
 from advcore.reporting.lenient import build_or_note, read_or
 from advcore.reporting.parts import (
@@ -122,6 +122,8 @@ def _build_front(block: compare.Block) -> list[Part]:
     if any(len(method.robust) > 1 for method in methods):
         caption += "Points are means over seeds, bars their sample deviation. "
     caption += "Dashed: the Pareto front, above and left of which no method lies. Numbers are the table's."
+    if any(method.collapsed for method in methods):
+        caption += " Runs that collapsed are in no mean, and their methods not on the front."
     figure = Figure(caption, front.draw_front(methods, title, NARROW), front.draw_front(methods, title, WIDE))
     devices = dict.fromkeys(str(record.environment.get("device", "not recorded")) for record in records)
     parts: list[Part] = [
@@ -132,7 +134,7 @@ def _build_front(block: compare.Block) -> list[Part]:
     for which in ("last", "best"):
         if all(which in record.final for record in records):
             parts += build_or_note(_tabulate_methods, block, methods, which)
-    return [*parts, *_note_references(records)]
+    return [*parts, *build_or_note(_tabulate_differences, block), *_note_references(records)]
 
 
 def _name_attacks(record: RunRecord) -> str:
@@ -154,6 +156,16 @@ def _tabulate_methods(block: compare.Block, methods: Sequence[front.Method], whi
         table.append((str(number), row[0], marks.get(row[0], ""), *row[1:column], cost, *row[column + 1 :]))
     caption = f"Checkpoint {which}: means ± sample deviations over seeds; gradient errors are means over selections"
     return [Table(caption, ("#", header[0], "", *header[1:]), table, words=3)]
+
+
+def _tabulate_differences(block: compare.Block) -> list[Part]:
+    """Return the tested differences to the dearest method that trains on all data, of coresets also to random ones."""
+    trained = [entry for entry in compare.summarize_methods(block.groups) if entry.kind == "all data"]
+    reference = next((entry.name for entry in reversed(trained)), "")
+    rows, note = verdicts.tabulate(block.groups, reference)
+    if not rows:
+        return []
+    return [Table("Differences in robust accuracy, checkpoint last", verdicts.HEADER, rows, words=2), Note(note)]
 
 
 def _note_references(records: Iterable[RunRecord]) -> list[Note]:

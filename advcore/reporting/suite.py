@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from advcore.errors import format_count
-from advcore.reporting import compare, costs, parts, tables
+from advcore.reporting import compare, costs, parts, tables, verdicts
 from advcore.reporting.record import JsonObject, RunRecord
 from advcore.types import Flag
 
@@ -82,9 +82,13 @@ class Table(parts.Table):
 
 
 def build_tables(results: Results, title: str) -> list[Table]:
-    """Return a table for each checkpoint, last and best; or one that says that no run has finished."""
+    """Return a table for each checkpoint, last and best, and one of differences where any can be tested.
+
+    Where no run has finished, it is a single table that says so.
+    """
     if results.groups():
-        return [build_table(results, title, "last"), build_table(results, title, "best")]
+        checkpoints = [build_table(results, title, "last"), build_table(results, title, "best")]
+        return checkpoints + _build_differences(results, title)
     rows = list(chain.from_iterable(_list_unfinished(method, results) for method in results.methods()))
     return [Table(title, ("method",), rows, notes=["No run has come to its end."])]
 
@@ -107,6 +111,13 @@ def build_table(results: Results, title: str, which: str) -> Table:
     if results.without:
         notes.append(f"The suite leaves out baselines that would be added by themselves: {', '.join(results.without)}.")
     return Table(f"{title}: checkpoint {which}", header, rows, notes=notes)
+
+
+def _build_differences(results: Results, title: str) -> list[Table]:
+    rows, note = verdicts.tabulate(results.groups(), results.reference or "")
+    if not rows:
+        return []
+    return [Table(f"{title}: differences, checkpoint last", verdicts.HEADER, rows, notes=[note])]
 
 
 def _list_unfinished(method: str, results: Results) -> list[tables.Row]:

@@ -8,6 +8,7 @@ from itertools import chain
 from advcore.errors import format_count
 from advcore.pixels import format_pixels
 from advcore.reporting import costs
+from advcore.reporting.collapse import count_runs, drop_collapsed
 from advcore.reporting.record import BY_PATH, JsonObject, RunRecord
 
 Row = Sequence[str]
@@ -192,9 +193,9 @@ def compare_methods(
 ) -> tuple[Row, list[Row]]:
     """Return the header and the rows of a table that compares methods, one row per method.
 
-    Each row holds the number of seeds, clean and robust accuracy (mean and deviation over seeds), relative cost, that
-    of the pretraining where there is any, and the mean gradient error of the selections beside that of random subsets;
-    where selections used a cheaper attack, also the error against the full attack.
+    Each row holds the number of seeds, clean and robust accuracy (mean and deviation over seeds; collapsed runs are
+    counted apart), relative cost, that of the pretraining where there is any, and the mean gradient error of the
+    selections beside that of random subsets; where selections used a cheaper attack, also that against the full attack.
 
     which : the checkpoint whose accuracies are compared, "last" or "best".
     against : the records of the method that speed-ups are relative to; without any there is no such column.
@@ -207,24 +208,17 @@ def compare_methods(
     measures = {"speed-up (cost)": costs.count_passes} if against else {}
     if against and clock:
         measures["speed-up (seconds)"] = costs.sum_training_seconds
-    pretraining = ["pretraining"] if any(record.pretraining for record in list_records(groups)) else []
-    header = (
-        "method",
-        "seeds",
-        *accuracies,
-        "relative cost",
-        *pretraining,
-        *measures,
-        f"gradient error{full} (random)",
-    )
+    pretraining = [costs.PRETRAINING] if any(record.pretraining for record in list_records(groups)) else []
+    spent = ("relative cost", *pretraining, *measures)
+    header = ("method", "seeds", *accuracies, *spent, f"gradient error{full} (random)")
     rows: list[Row] = []
     for name, records in groups.items():
         cost = statistics.fmean(record.relative_cost for record in records)
         speed_ups = [_format_speed_up(records, against, measure) for measure in measures.values()]
-        cells = [*_format_accuracies(records, which, accuracies), f"{cost:.2f}"]
+        cells = [*_format_accuracies(drop_collapsed(records, which), which, accuracies), f"{cost:.2f}"]
         if pretraining:
             cells.append(format_cell(costs.measure_pretraining(records), "{:.2f}"))
-        rows.append((name, str(len(records)), *cells, *speed_ups, _format_mean_errors(records)))
+        rows.append((name, count_runs(records, which), *cells, *speed_ups, _format_mean_errors(records)))
     return header, rows
 
 

@@ -39,8 +39,8 @@ class FactoredRows:
     release : called after every read, so that rows in a memory-mapped file (`on_disk.py`) give their pages back.
     """
 
-    residuals: tuple[Tensor, ...]
-    features: tuple[Tensor, ...]
+    residuals: tuple[Tensor, ...] = field(repr=False)
+    features: tuple[Tensor, ...] = field(repr=False)
     kind: str = "full"
     release: Callable[[], None] | None = field(default=None, repr=False, compare=False)
 

@@ -1,7 +1,7 @@
 """Rows written out as a matrix, means of blocks of rows, and how positions of rows are cut into pieces."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, overload
 
 import torch
@@ -45,7 +45,7 @@ class DenseRows:
     matrix : (N, F) float tensor.
     """
 
-    matrix: Tensor
+    matrix: Tensor = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.matrix)
@@ -102,8 +102,8 @@ class BlockRows:
     blocks : one tensor of indices for each block.
     """
 
-    members: "FactoredRows | DenseRows | BlockRows"
-    blocks: tuple[Tensor, ...]
+    members: "FactoredRows | DenseRows | BlockRows" = field(repr=False)
+    blocks: tuple[Tensor, ...] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.blocks)

@@ -22,7 +22,6 @@ from advcore.models.head import find_head
 from advcore.register.plugins import format_trace
 from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
-from advcore.run import weights
 from advcore.runtime.borrow import borrow
 from advcore.runtime.device import count_gpus
 from advcore.runtime.precision import run_model
@@ -30,7 +29,7 @@ from advcore.selection.coreset import AdversarialCoreset, SelectionSettings
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.solvers.base import find_scores_file
-from advcore.training import attack_steps, loop_settings, minibatch
+from advcore.training import attack_steps, loop_settings, minibatch, mixing
 from advcore.training.trainer import LoopSettings, Trainer
 from advcore.types import digest_labels, find_name
 
@@ -128,13 +127,16 @@ def build_trainer(config: RunConfig) -> Trainer:
     training = config.training
     schedule = build_schedule(config)
     selector = build_selector(config)
+    solver = getattr(selector, "solver", None)
     epochs = len(schedule.plan())
     rule = config.minibatch
-    require(minibatch.find_rule_problem(rule, config.objective, epochs, training.normalise, awp=training.awp))
+    require(minibatch.find_rule_problem(rule, config.objective, epochs, training))
     with prefix_problems("training."):
         require(
             attack_steps.find_steps_problem(training.attack_steps, config.attack),
             loop_settings.find_memory_problem(training.memory, config.attack),
+            mixing.find_mixing_problem(training.cutmix, config.objective, config.attack, solver),
+            training.find_length_problem(epochs),
         )
     with prefix_problems("selection."):
         return Trainer(
@@ -208,13 +210,10 @@ def _check_selector(selector: AdversarialCoreset | None, data: Data) -> None:
         require(must("selection.target", "'train' without validation data", "validation", "set data.validation"))
 
 
-def build_model(config: RunConfig, data: Data, device: torch.device, *, initial: bool = True) -> nn.Module:
-    """Return the model with the run's initial weights and its normalisation inside.
+def build_model(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
+    """Return the model with random weights and its normalisation inside.
 
-    initial : read the file of trained weights that the settings name, if any; otherwise weights are random.
-
-    It is tried on two images. Raises ConfigError for a network that does not take them, or has no linear head, and
-    CheckpointError for weights of another network.
+    Raises ConfigError for a network that does not take the data's images, or has no linear head (`find_model_head`).
     """
     shape = data.train.shape
     with preserve_random_state(Stream(seed=config.seed, purpose="init")), _take_images(config, shape):
@@ -222,21 +221,23 @@ def build_model(config: RunConfig, data: Data, device: torch.device, *, initial:
     if config.model.normalize == "data":
         model = _normalize(model, config, data)
     model = model.to(device)
+    find_model_head(model, config, data)
+    return model
+
+
+def find_model_head(model: nn.Module, config: RunConfig, data: Data) -> nn.Module:
+    """Return the model's linear head, which is found by its output for two images. Raises ConfigError."""
     _, x, _ = next(data.train.batches([torch.arange(min(2, len(data.train)))]))
-    with borrow(model), _take_images(config, shape), torch.no_grad():
+    with borrow(model), _take_images(config, data.train.shape), torch.no_grad():
         run_model(model, x)
         with prefix_problems("model."):
-            head = find_head(model, x, config.model.head)
-    if initial and config.model.weights is not None:
-        with prefix_problems("model.weights: "):
-            weights.load_initial_weights(model, Path(config.model.weights), head, new_head=config.model.new_head)
-    return model
+            return find_head(model, x, config.model.head)
 
 
 def _normalize(model: nn.Module, config: RunConfig, data: Data) -> nn.Module:
     """Put the normalisation before a network: with the numbers of the settings, or those of the training images."""
     channels = data.train.shape[0]
-    mean, std = config.model.mean, config.model.std
+    mean, std = config.model.choose_normalization(channels)
     if mean is None or std is None:
         chunks = cut_into_chunks(torch.arange(len(data.train)), 1024)
         return nn.Sequential(Normalize(*measure_channels(data.train.batches(chunks))), model)
@@ -244,7 +245,7 @@ def _normalize(model: nn.Module, config: RunConfig, data: Data) -> nn.Module:
         rule = f"one number, or one for each of {channels} channels"
         require(check(len(mean) in (1, channels), "mean", rule, mean))
         require(check(len(std) in (1, channels), "std", rule, std))
-        return add_normalization(model, mean * (channels // len(mean)), std * (channels // len(std)))
+        return add_normalization(model, list(mean) * (channels // len(mean)), list(std) * (channels // len(std)))
 
 
 @contextlib.contextmanager
@@ -258,7 +259,7 @@ def _take_images(config: RunConfig, shape: tuple[int, int, int]) -> Iterator[Non
         if format_trace(error):
             raise  # a plug-in's owner reads its own traceback
         name = f"{type(config.model).__name__} on images {shape}"
-        reason = f"{type(error).__name__}: {''.join(str(error).splitlines()[:1])}"
+        reason = f"{type(error).__name__}: {''.join(str(error).splitlines()[:1])}{config.model.suggest_size(shape)}"
         raise ConfigError(must("model.name", "a network that takes the data's images", name, reason)) from None
 
 
@@ -275,6 +276,8 @@ def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, ob
         scores = Scores.load(Path(path))
         rows = scores.rows(path, reads, data.part, len(data.whole), compute_fingerprint(data))
     facts = {name: getattr(scores, name) for name in ("score", "epochs", "model", "objective", "seed", "sha256")}
+    if scores.passes:  # which older files do not tell
+        facts["passes"] = scores.passes
     return rows, {"selection.solver.scores": {"path": path, **facts}}
 
 

@@ -5,15 +5,20 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
+from advcore.attacks.memory import refuse_unmoved
 from advcore.config.schema import RunConfig, SelectionConfig
 from advcore.data.base import Data
-from advcore.errors import format_count
+from advcore.data.pool import Pooled
+from advcore.errors import check, format_count, require
+from advcore.rng import Stream
 from advcore.run import build
+from advcore.run.pretrained import Beginning
 from advcore.selection.duration import settle_minutes
 from advcore.selection.memory import Estimate, estimate_for, settle
 from advcore.selection.schedule import Schedule
 from advcore.solvers.uniform import Random
 from advcore.training.budget import Offer, find_budget_at_cost, list_offers
+from advcore.training.loop_settings import count_ramp_steps, count_steps
 from advcore.training.plan import (
     PlannedUnits,
     Reference,
@@ -23,6 +28,7 @@ from advcore.training.plan import (
 )
 from advcore.training.trainer import Trainer
 
+_OTHER_SHARE = 1.25  # by how much a ramp's share of a run is larger or smaller than of full training, to be mentioned
 _NEAR = 0.95  # of a wanted cost; the plan mentions a cost that is below it
 
 
@@ -37,14 +43,22 @@ class Plan:
     text: str
     relative_cost: float
     reference: Reference
-    memory: dict[str, str]
-    notes: dict[str, str] = field(default_factory=dict)
+    memory: dict[str, str] = field(repr=False)
+    notes: dict[str, str] = field(default_factory=dict, repr=False)
 
 
-def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module, wanted: float | None) -> Plan:
+def make_plan(
+    config: RunConfig,
+    trainer: Trainer,
+    data: Data,
+    model: nn.Module,
+    wanted: float | None,
+    beginning: Beginning | None = None,
+) -> Plan:
     """Return what the run will do, its cost relative to the reference, and what it will hold in memory.
 
-    wanted : the cost that the budget was computed for; None where the budget was set.
+    wanted : the cost that the budget was computed for; None where the budget was set. beginning : the trained weights
+    that the run begins from; None for random ones.
     """
     n = len(data.train)
     compared = find_reference(config, n)
@@ -58,10 +72,12 @@ def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module,
         text += f", of {wanted:g} wanted: the next larger budget takes a whole epoch more, and too much"
     estimate = _estimate_selection(trainer, data, model)
     notes = {
-        "weights": _explain_weights(config),
+        "weights": beginning and beginning.describe(config),
+        "pool": _explain_pool(trainer, data),
         "epochs": explain_epochs(trainer.schedule),
         "cost": explain_cost(trainer, planned, compared, n),
         "time": _explain_time(trainer, estimate, data.train.device),
+        "ramps": explain_ramps(trainer, n, compared.epochs),
     }
     return Plan(
         text=text,
@@ -72,15 +88,17 @@ def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module,
     )
 
 
-def _explain_weights(config: RunConfig) -> str | None:
-    """Say which trained weights a run begins from; None for random ones."""
-    model = config.model
-    if model.weights is None:
+def _explain_pool(trainer: Trainer, data: Data) -> str | None:
+    """Say how often the images of a pool, and the real ones, are trained on; None where there is no pool."""
+    train = data.train
+    if not isinstance(train, Pooled):
         return None
-    note = f"begins from the weights in {model.weights}"
-    if model.new_head:
-        note += ", with a random head"
-    return f"{note}; their own training is in no cost here"
+    visits = trainer.schedule.length * train.share * len(train) / len(train.pool)
+    real = trainer.schedule.length * (1 - train.share)
+    return (
+        f"{100 * train.share:g} % of each batch comes from a pool of {len(train.pool):,} images; an epoch has as many "
+        f"steps as without it, so a real image is trained on about {real:.2g} times, one of the pool {visits:.2g} times"
+    )
 
 
 def _estimate_selection(trainer: Trainer, data: Data, model: nn.Module) -> Estimate | None:
@@ -102,16 +120,18 @@ def _estimate_memory(trainer: Trainer, data: Data, model: nn.Module, estimate: E
     """Return what a run holds, in MB: images, parameters with gradients and momentum, and a selection at its peak.
 
     Raises ConfigError if a selection does not fit into `selection.memory_limit` even with its rows in a file, or if
-    remembered perturbations do not fit.
+    remembered perturbations do not fit, or could not move with the images.
     """
     sizes = {
         "images": data.train.nbytes,
         "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in model.parameters()),
     }
     if trainer.remembers:
-        sizes["remembered perturbations"] = trainer.estimate_memory(len(data.train), data.train.shape)
+        sizes["remembered perturbations"] = trainer.estimate_memory(data.train.index_count, data.train.shape)
         with build.prefix_problems("training."):
             trainer.memory.settle(sizes["remembered perturbations"], data.train.device)
+        with build.prefix_problems("data."):
+            refuse_unmoved(data.augment, data.train.shape, Stream(seed=0, purpose="augment"))
     memory = {name: _format_megabytes(size) for name, size in sizes.items()}
     selector = trainer.selector
     if estimate is None or selector is None:
@@ -146,8 +166,10 @@ def settle_budget(config: RunConfig, trainer: Trainer, n: int, held_out: int) ->
 def find_offers(config: RunConfig, data: Data, cost: float) -> list[Offer]:
     """Return runs near a wanted cost (`training.budget.list_offers`) that start from these settings.
 
-    Where the config selects nothing, they train on random subsets.
+    Where the config selects nothing, they train on random subsets. Raises ConfigError beside a pool.
     """
+    way_out = "the runs that it lists train on coresets, which are not chosen beside a pool"
+    require(check(not isinstance(data.train, Pooled), "--cost", "left out beside data.pool", cost, way_out))
     if config.selection is None:
         config = replace(config, selection=SelectionConfig(solver=Random()))
     n = len(data.train)
@@ -177,6 +199,28 @@ def explain_epochs(schedule: Schedule) -> str | None:
         f"{schedule.length} of training.epochs: {schedule.epochs} run, so that the work is about "
         f"{100 * schedule.budget:g} % of full training (selection.budget): {warm_start}, then {on_coresets} on coresets"
     )
+
+
+def explain_ramps(trainer: Trainer, n: int, epochs: int) -> str | None:
+    """Say which ramps and warm-ups take another share of the run's steps than of full training's `epochs`, if any do.
+
+    n : training examples. Named are those whose share is larger or smaller by a quarter.
+    """
+    steps = count_steps(trainer, n)
+    ramps = {
+        "training.eps_ramp": (trainer.eps_ramp, count_ramp_steps(trainer, n)),
+        "training.head_epochs": (trainer.head_epochs, sum(steps[: trainer.head_epochs])),
+    }
+    for path, part in (("minibatch", trainer.minibatch), ("training.awp", trainer.awp)):
+        if part is not None:
+            ramps[f"{path}.warm_up"] = (part.warm_up, sum(steps[: part.warm_up]))
+    lines = []
+    for path, (length, taken) in ramps.items():
+        share = min(1.0, taken / sum(steps))
+        usual = min(1.0, length / epochs)
+        if length and not usual / _OTHER_SHARE <= share <= usual * _OTHER_SHARE:
+            lines.append(f"{path}: {length:g} takes {share:.0%} of this run's steps, {usual:.0%} of full training's")
+    return "; ".join(lines) or None
 
 
 def explain_cost(trainer: Trainer, planned: PlannedUnits, reference: Reference, n: int) -> str | None:

@@ -9,19 +9,26 @@ import torch
 from torch import nn
 
 from advcore import distributed
+from advcore.adversary import attack as attack_images
 from advcore.adversary import bind_attack
 from advcore.attacks.base import Attack
 from advcore.config.load import from_dict
 from advcore.config.schema import RunConfig
 from advcore.cost import CostLedger
+from advcore.data.augment import augment_images
 from advcore.data.base import Data
+from advcore.data.contract import read_batches
+from advcore.errors import check, require
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.reporting.record import RunRecord
+from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
 from advcore.run import build, weights
 from advcore.run.plan import Plan, make_plan, settle_budget
+from advcore.run.pretrained import Beginning, load_beginning
 from advcore.training.progress import Listener, ignore
 from advcore.training.trainer import Trainer
+from advcore.types import is_ours
 
 Kind = TypeVar("Kind")
 
@@ -65,7 +72,7 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> 
     """Read and check the data, build model and trainer, and make the plan; train nothing.
 
     scores : also read the file of scores that the solver names, which only a selection needs.
-    initial : also read the file of weights to begin with, if the settings name one.
+    initial : also read the weights to begin with, if the settings name some.
 
     The trainer comes first: it needs no data, so that a wrong setting is reported before anything is read. It is built
     again where settings were completed with the help of the data: by the budget for a cost, or by networks.
@@ -79,7 +86,8 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> 
     wanted = getattr(config.selection, "cost", None)
     with build.prefix_problems("selection."):
         completed = settle_budget(config, trainer, len(data.train), build.count_held_out(data))
-    model = build.build_model(completed, data, device, initial=initial)
+    model = build.build_model(completed, data, device)
+    beginning = load_beginning(model, config, data) if initial else None
     completed = _load_networks(completed, data, device)
     if completed is not config:
         trainer = build.build_trainer(completed)
@@ -89,16 +97,51 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> 
         with build.prefix_problems(f"{path}."):
             bind_attack(attack, model, CostLedger().count_passes)  # of which nothing is kept
     trainer.check(model, data.train)
+    _try_plugins(completed, data, model)
     rows, inputs = build.load_scores(trainer, data) if scores else (None, {})
     inputs |= _hash_networks(completed)
-    pretraining: dict[str, object] = {}
-    if initial and config.model.weights is not None:
-        inputs["model.weights"] = weights.compute_weights_hash(Path(config.model.weights))
-        pretraining = weights.describe_pretraining(Path(config.model.weights))
+    if beginning is not None:
+        inputs |= beginning.list_inputs()
     if wanted is not None:
         inputs["selection.cost"] = wanted
-    plan = make_plan(completed, trainer, data, model, wanted)
+    plan = make_plan(completed, trainer, data, model, wanted, beginning)
+    pretraining = _describe_pretraining(beginning, inputs)
     return Prepared(completed, data, model, trainer, plan=plan, scores=rows, inputs=inputs, pretraining=pretraining)
+
+
+def _describe_pretraining(beginning: Beginning | None, inputs: dict) -> dict[str, object]:
+    """Return {run, passes} of the runs that wrote weights and scores among the inputs, where these are known."""
+    runs: dict[str, int] = {}
+    if beginning is not None:
+        runs |= weights.find_pretraining(beginning.path)
+    scores = inputs.get("selection.solver.scores", {})
+    if "passes" in scores:
+        runs[scores["path"]] = scores["passes"]
+    if not runs:
+        return {}
+    return {"run": ", ".join(runs), "passes": sum(runs.values())}
+
+
+def _try_plugins(config: RunConfig, data: Data, model: nn.Module) -> None:
+    """Augment and attack two images with what plug-ins brought, so that its faults are found before any training."""
+    attacks = {
+        path: attack
+        for path, attack in build.list_attacks(config).items()
+        if isinstance(attack, Attack) and not is_ours(attack)
+    }
+    if not attacks and is_ours(data.augment):
+        return
+    indices, x, y = next(read_batches(model, data.train, [torch.arange(min(2, len(data.train)))]))
+    stream = Stream(seed=config.seed, purpose="plug-ins").at(indices)
+    with preserve_random_state():
+        with build.prefix_problems("data."):
+            augmented = augment_images(data.augment, x.clone(), stream)
+            rule = "a function that returns images of their own size"
+            require(check(augmented.shape == x.shape, "augment", rule, tuple(augmented.shape)))
+        for path, attack in attacks.items():
+            objective = None if path.startswith("evaluation.") else config.objective
+            with build.prefix_problems(f"{path}: "):
+                attack_images(model, x, y, attack, objective=objective, seed=stream)
 
 
 def _load_networks(config: RunConfig, data: Data, device: torch.device) -> RunConfig:
@@ -128,7 +171,7 @@ def _load_network(attack: Kind, data: Data, device: torch.device) -> Kind | Atta
         return attack
     folder = Path(attack.network)
     config = from_dict(RunRecord.load(folder / "record.json").config)
-    model = build.build_model(config, data, device, initial=False)
+    model = build.build_model(config, data, device)
     weights.load_state(model, weights.find_checkpoint(folder, "best"))
     return attack.by(model)
 

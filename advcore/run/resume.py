@@ -10,11 +10,12 @@ import torch
 
 from advcore import distributed
 from advcore.config.load import Change, from_dict, list_changes, resolve
+from advcore.data.pool import Pooled
 from advcore.data.source import hash_content, hash_sample
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, SettingProblem, check, require
 from advcore.files import list_leftovers, settle_all
 from advcore.register import plugins
-from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
+from advcore.reporting.record import ELSEWHERE, RunRecord, is_among, name_old_defaults
 from advcore.run import build, checkpoints, environment, select
 from advcore.run.folder import clear, was_begun
 from advcore.run.prepare import Prepared
@@ -25,7 +26,7 @@ from advcore.training.progress import Snapshot, Trained
 log = logging.getLogger(__name__)
 
 # Settings that may change when a run is resumed: they do not change how it trains.
-_FREE = (*ELSEWHERE, "data.path", "model.weights", "evaluation", "cost")
+_FREE = (*ELSEWHERE, "data.path", "data.pool.path", "model.weights", "evaluation", "cost")
 # What the record of a resumed run takes over from the record before.
 _CONTINUED = ("epochs", "selections", "events", "ledger", "relative_cost", "best_epoch", "final", "finished")
 
@@ -96,6 +97,8 @@ def create_record(prepared: Prepared) -> RunRecord:
         pretraining=prepared.pretraining,
         plugins=[plugin.describe() for plugin in plugins.LOADED],
     )
+    if isinstance(data.train, Pooled):
+        record.data["pool"] = len(data.train.pool)
     if data.notes:
         record.data["notes"] = list(data.notes)
     return record
@@ -112,7 +115,7 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> tuple[bool,
         "train": hash_content(prepared.data.train),
         "test": hash_content(prepared.data.test),
     }
-    journal.sample = hash_sample(prepared.data.train, torch.arange(len(prepared.data.train)))
+    journal.sample = hash_sample(prepared.data.train, torch.arange(prepared.data.train.index_count))
     state = None
     if resume and was_begun(path):
         before, problems = _load_record(path)
@@ -128,6 +131,7 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> tuple[bool,
         epoch = state["place"]["epoch"] if state else 0
         note = {"epoch": epoch, "changed": [*map(str, changed)], "damaged": [*problems, *damaged]}
         earlier = {name: getattr(before, name) for name in _CONTINUED}
+        earlier["pretraining"] = before.pretraining or journal.record.pretraining  # weights may have moved since
         journal.record = replace(journal.record, resumes=[*before.resumes, note], **earlier)
         journal.began -= before.seconds
     else:
@@ -166,6 +170,7 @@ def _load_record(path: Path) -> tuple[RunRecord, list[str]]:
             raise AdvcoreError(f"{problem}, and no state tells more; {checkpoints.advise([error], 'it')}") from None
         log.warning("%s; going on from the newest state", problem)
         settings = {key: facts[key] for key in ("config", "inputs", "plugins") if key in facts}
+        settings["config"] = name_old_defaults(facts["config"])
         return RunRecord(name=facts["config"]["name"], **settings, environment={}, plan="", reference={}), [
             str(problem)
         ]

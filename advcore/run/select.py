@@ -31,6 +31,8 @@ from advcore.training.loop_settings import agree_on_speed
 
 log = logging.getLogger(__name__)
 
+_STABILITY = "adversarial_instability"
+
 
 def select(prepared: Prepared, reporter: Reporter) -> Coreset:
     """Select one coreset with the model as it is, drawing the random numbers of the run's first selection.
@@ -57,14 +59,17 @@ def select(prepared: Prepared, reporter: Reporter) -> Coreset:
 def choose_score(config: RunConfig, name: str | None) -> str:
     """Return the name of a score in GRADIENTS: `name`, or where that is None the score that the run's solver reads.
 
-    Where no solver reads one, it is input_norm. Raises ConfigError for a name that is no score.
+    Where no solver reads one, it is what its paper takes over such a run: the learning stability of adversarial
+    training (`adversarial_instability`), AIGN of other training. Raises ConfigError for a name that is no score.
     """
     scores = [key for key, gradient in GRADIENTS.items() if gradient.is_scalar]
     reads = config.selection.solver.reads if config.selection else None
     if not name and reads in scores:
         return reads
+    if not name and is_attacked(config.objective):
+        return _STABILITY
     name = name or "input_norm"
-    require(check_one_of("--score", name, scores, SCORE_ALIASES))
+    require(check_one_of("--score", name, scores, SCORE_ALIASES | {"stability": _STABILITY}))
     return name
 
 
@@ -103,6 +108,7 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> tuple[Scores, Cos
         model=resolve(config)["model"]["name"],
         objective=objective,
         seed=config.seed,
+        passes=ledger.sum_units(),
     )
     return scores, ledger
 
@@ -139,7 +145,13 @@ def list_overrides(config: RunConfig, score: str, path: Path) -> list[str]:
         return [f"selection.solver.scores={json.dumps(str(path))}"]
     points = "adversarial" if score.startswith("adversarial_") else "clean"
     kind = score.removeprefix("adversarial_")
-    return [f"selection.solver={{name: by_score, score: {kind}, points: {points}, scores: {json.dumps(str(path))}}}"]
+    solver = f"name: by_score, score: {kind}, points: {points}"
+    if score == _STABILITY:
+        solver += ", keep: easiest"
+    overrides = [f"selection.solver={{{solver}, scores: {json.dumps(str(path))}}}"]
+    if config.data.pool is not None:
+        overrides.append("data.pool=null")  # beside which nothing is selected
+    return overrides
 
 
 def summarise(coreset: Coreset) -> dict:

@@ -7,14 +7,15 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from advcore.config.schema import RunConfig
 from advcore.data.checks import list_first
 from advcore.errors import CheckpointError, must
-from advcore.files import check_inside, has_pair, load_tensors, load_weights, read_bytes, save_tensors
-from advcore.files.tensors import AVERAGED, read_state
-from advcore.models.base import Normalize
+from advcore.files import check_inside, has_pair, load_tensors, read_bytes, save_tensors
+from advcore.files.tensors import AVERAGED, read_state, strip_wrappers
+from advcore.models.base import LIBRARIES, ModelSettings, Normalize
 from advcore.reporting.record import RunRecord
 from advcore.run.folder import choose_default_folder
 from advcore.runtime.states import load_state as load_values
@@ -23,6 +24,8 @@ from advcore.version import __version__
 
 log = logging.getLogger(__name__)
 
+_COUNT = "num_batches_tracked"
+_BARE = "%s has no normalisation; that of the settings stands before it"
 # What torch.compile, FSDP and activation checkpointing add to the names of what they wrap.
 _WRAPPERS = r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\."
 
@@ -35,22 +38,51 @@ def save_state(path: Path, name: str, state: State, entry: dict) -> None:
     save_tensors(path / "checkpoints" / f"{name}.safetensors", state, {"epoch": entry["epoch"], "version": __version__})
 
 
-def load_initial_weights(model: nn.Module, path: Path, head: nn.Module, *, new_head: bool) -> None:
+def load_initial_weights(
+    model: nn.Module, path: Path, head: nn.Module, settings: ModelSettings, shape: tuple[int, int, int]
+) -> list[str]:
     """Load trained weights to begin training with; with `new_head`, those of the file's own head are left out.
 
-    head : the model's linear head. Raises as `load_state`, with the way out where the heads alone differ.
+    Where they do not fit as they are, they are loaded as the network's library fits them to images (C, H, W).
+    head : the model's linear head. Returns what was reshaped, each as "name [old shape] -> [new shape]". Raises as
+    `load_state`, with the way out where the heads alone differ.
     """
     (name,) = (name for name, module in model.named_modules() if module is head)
     of_head = {f"{name}.{key}" for key in head.state_dict()}
-    if new_head:
-        load_state(model, path, left_out=of_head)
-        return
+    left_out = of_head if settings.new_head else set()
+    saved = read_state(path)
+    given = [(name, value.clone()) for name, value in model.state_dict().items() if name in ("0.mean", "0.std")]
+    reshaped = []
     try:
-        load_state(model, path)
+        try:
+            is_bare = put_state(model, saved, path, left_out=left_out)
+        except OtherModelError:
+            fitted = settings.fit_weights(strip_wrappers(saved), shape)
+            if fitted is None:
+                raise
+            is_bare = put_state(model, fitted, path, left_out=left_out)
+            reshaped = _list_reshaped(strip_wrappers(saved), fitted)
     except OtherModelError as error:
         if error.names <= of_head:
             raise CheckpointError(f"{error}; model.new_head: true begins with a random head") from None
         raise
+    if is_bare and settings.weights not in LIBRARIES:  # whose normalisation is known, and in the model
+        log.warning(_BARE, path)
+    state = model.state_dict()
+    if settings.mean is not None and not all(torch.equal(state[name], value) for name, value in given):
+        log.warning("%s has a normalisation of its own, which counts in place of model.mean and model.std", path)
+    return reshaped
+
+
+def _list_reshaped(saved: State, fitted: State) -> list[str]:
+    """Write name and shapes of each tensor that was fitted to another shape."""
+    reshaped = []
+    for name in saved.keys() & fitted.keys():
+        old = _find_shape(saved[name])
+        new = _find_shape(fitted[name])
+        if old != new:
+            reshaped.append(f"{name} {old} -> {new}")
+    return sorted(reshaped)
 
 
 class OtherModelError(CheckpointError):
@@ -68,21 +100,36 @@ def load_state(model: nn.Module, path: Path, *, left_out: Collection[str] = ()) 
     Raises CheckpointError for a missing or damaged file, for one that holds the weights twice, and with the first five
     keys that do not fit (OtherModelError); UnsafeFileError for what would run code.
     """
-    saved = read_state(path)
+    if put_state(model, read_state(path), path, left_out=left_out):
+        log.warning(_BARE, path)
+
+
+def put_state(model: nn.Module, saved: State, path: Path, *, left_out: Collection[str] = ()) -> bool:
+    """Load what was read from the file `path` into `model`, as `load_state` says.
+
+    Returns whether the model's normalisation stays as it was, since the file has none. BatchNorm's counts of batches
+    keep their values where the file has none, as torch did not save them before 2018.
+    """
     expected = model.state_dict()
+    if not any(name.endswith(_COUNT) for name in saved):
+        left_out = {*left_out, *(name for name in expected if name.endswith(_COUNT))}
     present = {name: expected.pop(name) for name in left_out}
     state = _unwrap_names(saved, expected, path)
+    is_bare = False
     if state is None and isinstance(model, nn.Sequential) and isinstance(model[0], Normalize):
         inner = {name.removeprefix("1."): value for name, value in expected.items() if name.startswith("1.")}
         state = _unwrap_names(saved, inner, path)
+        if state is None and not any(name.endswith("0.mean") for name in saved):
+            state = strip_wrappers(saved)  # which is then refused by the names that differ in the network itself
         if state is not None:
-            log.warning("%s has no normalisation; that of the settings stands before it", path)
+            is_bare = True
             state = model[0].state_dict(prefix="0.") | {f"1.{name}": value for name, value in state.items()}
     if state is None:
-        state = load_weights(path)
+        state = strip_wrappers(saved)
     state = {name: value for name, value in state.items() if name not in present}
     _refuse_other_keys(expected, state, path)
     load_values(model, state | present)
+    return is_bare
 
 
 def _unwrap_names(saved: State, expected: State, path: Path) -> State | None:
@@ -159,13 +206,13 @@ def find_checkpoint(path: Path, which: str = "last", config: RunConfig | None = 
     return check_inside(file, path)
 
 
-def describe_pretraining(path: Path) -> dict[str, object]:
-    """Return {run, passes} of the run that wrote the weights `path`, as its name and cost; {} of other weights."""
+def find_pretraining(path: Path) -> dict[str, int]:
+    """Return {name: passes} of the run that wrote the weights `path`, by its record; {} of other weights."""
     record_path = path.parent.parent / "record.json"
     if path.parent.name != "checkpoints" or not record_path.exists():
         return {}
     record = RunRecord.load(record_path)
-    return {"run": record.name, "passes": record.count_passes() + record.pretraining.get("passes", 0)}
+    return {record.name: record.count_passes() + record.pretraining.get("passes", 0)}
 
 
 def compute_weights_hash(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import io
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TypeGuard
 
@@ -77,9 +78,12 @@ def unexpand_buffers(model: nn.Module) -> None:
 
 
 def load_state(model: nn.Module, state: Mapping) -> None:
-    """Load a state dict into the model, whose buffers are then no longer expanded."""
+    """Load a state dict of the model's own version into it; its buffers are then no longer expanded."""
     unexpand_buffers(model)
-    model.load_state_dict(state)
+    versioned = OrderedDict(state)
+    # files keep no versions, without which torchvision's MNASNet loads nothing
+    vars(versioned)["_metadata"] = getattr(model.state_dict(), "_metadata", None)
+    model.load_state_dict(versioned)
 
 
 def copy_infinite(model: nn.Module) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ from advcore.selection.settings import BLOCKS, TARGETS, SelectionSettings
 from advcore.selection.solve import Solution, solve
 from advcore.settings import settings
 from advcore.solvers import SOLVERS
-from advcore.solvers.base import Solver
+from advcore.solvers.base import Solver, find_scores_file
 from advcore.solvers.uniform import Random
 from advcore.types import Event, Facts, find_name
 
@@ -78,7 +78,7 @@ class AdversarialCoreset(SelectionSettings):
     def _check_more(self) -> list[SettingProblem | None]:
         gradient = GRADIENTS.get(self.solver.reads or "")
         attacks = gradient is not None and (gradient.is_attacked or not gradient.is_scalar)
-        needs_attack = gradient is not None and gradient.is_attacked
+        needs_attack = gradient is not None and gradient.is_attacked and not find_scores_file(self.solver)
         return [
             check_one_of("attack_mode", self.attack_mode, ATTACK_MODES),
             check_at_least("block_size", self.block_size, 1),
@@ -208,7 +208,7 @@ class AdversarialCoreset(SelectionSettings):
                     problems = self._split(call, measured)
             solution = solve(self.solver, problems, call.stream("solver"), device)
         cost = count_cost(call.ledger)
-        quality = self._measure_quality(call, solution, measured) | {
+        quality = self._measure_quality(call, solution, measured, problems or []) | {
             "overlap": None if previous is None else measure_overlap(previous.indices, solution.indices),
             "filled": sum(entry.get("filled", 0) for entry in solution.info),
             "rounds": max(entry.get("rounds", 1) for entry in solution.info),
@@ -231,8 +231,10 @@ class AdversarialCoreset(SelectionSettings):
             )
         )
 
-    def _measure_quality(self, call: Call, solution: Solution, measured: Measured) -> Facts:
+    def _measure_quality(self, call: Call, solution: Solution, measured: Measured, problems: list[Problem]) -> Facts:
         """Return what the solution's weights are like and its gradient errors, the same in every process.
+
+        problems : what was solved; only the first process has them.
 
         May attack a sample in full (`full_examples`), which counts as evaluation.
         """
@@ -242,7 +244,12 @@ class AdversarialCoreset(SelectionSettings):
         def measure_solution() -> Facts:
             stream = call.stream("quality")
             facts = measure_quality(
-                solution, measured.examples, measured.goal.rows, normalise=self.normalise, stream=stream
+                solution,
+                measured.examples,
+                measured.goal.rows,
+                problems=problems,
+                normalise=self.normalise,
+                stream=stream,
             )
             if sample is None or not isinstance(rows, FactoredRows):
                 return facts

@@ -1,5 +1,6 @@
 """What a coreset's weights are like, and how well its weighted gradient stands for that of all examples."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -9,10 +10,11 @@ from torch import Tensor
 from advcore.gradients.base import Measurement
 from advcore.rng import Stream
 from advcore.rows import FactoredRows, Rows
+from advcore.selection.partition import Problem
 from advcore.selection.result import rescale_to_mean_1
-from advcore.selection.solve import Solution
+from advcore.selection.solve import Solution, join
 from advcore.shares import divide
-from advcore.types import Event, Facts
+from advcore.types import Event, Facts, Selection
 
 _DRAWS = 5  # random subsets behind gradient_error_random
 _STRETCH = 2
@@ -20,12 +22,19 @@ _ERRORS = ("gradient_error", "gradient_error_trained", "gradient_error_random", 
 
 
 def measure_quality(
-    solution: Solution, measured: Measurement, goal: Rows | None, *, normalise: str, stream: Stream
+    solution: Solution,
+    measured: Measurement,
+    goal: Rows | None,
+    *,
+    problems: Sequence[Problem],
+    normalise: str,
+    stream: Stream,
 ) -> Facts:
     """Return weight_sum, effective_sample_size, class_counts, and four errors, None where no gradients were measured.
 
     measured : rows and labels of all examples. goal : other examples' rows that the solver was to match, for
-    `target_error`. normalise : how the trainer will rescale the weights, for `gradient_error_trained`.
+    `target_error`. problems : what was solved, for `gradient_error_random`. normalise : how the trainer will rescale
+    the weights, for `gradient_error_trained`.
     """
     rows, labels = measured.get_rows_and_labels()
     weights = solution.weights.double()
@@ -42,7 +51,7 @@ def measure_quality(
     return facts | {
         "gradient_error": error(weights, total),
         "gradient_error_trained": error(_rescale_as_trained(solution, len(rows), normalise).double(), total),
-        "gradient_error_random": measure_random_error(rows, len(weights), stream, total),
+        "gradient_error_random": measure_random_error(rows, problems, solution.indices, stream, total),
         "target_error": None if goal is None else error(weights, goal.total() * (len(rows) / len(goal))),
     }
 
@@ -86,12 +95,28 @@ def measure_gradient_error(rows: Rows, indices: Tensor, weights: Tensor, total: 
     return float(divide((weighted - total).norm(), total.norm()))
 
 
-def measure_random_error(rows: Rows, k: int, stream: Stream, total: Tensor) -> float:
-    """Return the mean `gradient_error` of 5 random subsets of k rows with weights N / k."""
-    everything = torch.arange(len(rows), device=rows.device)
-    weights = torch.full((k,), len(rows) / k, device=rows.device)
-    draws = [stream.child(draw).at(everything).permutation()[:k] for draw in range(_DRAWS)]
-    return sum(measure_gradient_error(rows, picks, weights, total) for picks in draws) / _DRAWS
+def measure_random_error(
+    rows: Rows, problems: Sequence[Problem], indices: Tensor, stream: Stream, total: Tensor
+) -> float:
+    """Return the mean `gradient_error` of 5 random subsets drawn from each of `problems`, as the solver `random` draws.
+
+    indices : (K,) of the selection to compare with: as many are drawn from each problem as it has there, single
+    examples or whole blocks, with weights n / k.
+    """
+    indices = indices.to(rows.device)
+    counts = [int(torch.isin(problem.members, indices).sum()) for problem in problems]
+    errors = []
+    for draw in range(_DRAWS):
+        answers = [_draw_at_random(problem, k, stream.child(draw)) for problem, k in zip(problems, counts, strict=True)]
+        picks, weights, _ = join(list(problems), answers)
+        errors.append(measure_gradient_error(rows, picks, weights, total))
+    return sum(errors) / _DRAWS
+
+
+def _draw_at_random(problem: Problem, k: int, stream: Stream) -> Selection:
+    picks = stream.at(problem.members).permutation()[:k]
+    weights = torch.full((k,), divide(float(len(problem.members)), k), device=picks.device)
+    return Selection(indices=picks, weights=weights)
 
 
 class Sample(NamedTuple):

@@ -15,6 +15,7 @@ from advcore.data.samples import add_weight, count_examples, read_sample
 from advcore.errors import CheckpointError, DataError, check_at_least, check_one_of, must, require
 from advcore.files import load_arrays, save_arrays
 from advcore.kinds import find_type_problem
+from advcore.rng import Stream
 from advcore.types import Event, Facts, digest_labels
 
 NORMALISE = ("coreset", "batch", "none", "equal")
@@ -36,8 +37,8 @@ class Coreset:
     population : how many of the N examples the weights stand for; None for all.
     fingerprint : of the data (`digest_labels`).
     epoch, solver, partition, seed, budget : where it came from.
-    quality : gradient_error, gradient_error_trained, gradient_error_random (None where no gradient was
-        measured), weight_sum, effective_sample_size, class_counts, overlap, filled, rounds.
+    quality : gradient_error, gradient_error_trained, gradient_error_random of draws from the same partition (None
+        where no gradient was measured), weight_sum, effective_sample_size, class_counts, overlap, filled, rounds.
     cost : passes and seconds by phase.
     info : facts from the solver, one entry per sub-problem.
     events : what was replaced by a fallback or left out.
@@ -74,6 +75,10 @@ class Coreset:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def __repr__(self) -> str:
+        source = f"{self.solver}, {self.partition}, seed={self.seed}, epoch={self.epoch}"
+        return f"Coreset({len(self):,} of {self.num_examples:,} examples, {source})"
 
     def training_weights(self, normalise: str = "coreset") -> Tensor:
         """Return the weights (K,) float32 for the loss `mean(w * loss)` of a training step.
@@ -119,6 +124,20 @@ class Coreset:
         """
         require(check_at_least("batch_size", batch_size, 1))
         return build_loader(self.subset(dataset), batch_size, shuffle=shuffle, **options)
+
+    def draw(self, *, seed: int, epoch: int = 0) -> Tensor:
+        """Draw K indices with replacement in proportion to the weights, for a loss that takes none.
+
+        An example of weight w, rescaled to mean 1, is drawn floor(w) or ceil(w) times, on average over seeds and
+        epochs w times (systematic resampling: one random number in all). Raises DataError for a weight below 0.
+        """
+        weights = self.training_weights().double()
+        if bool((weights < 0).any()):
+            raise DataError(must("a coreset's weights", "at least 0 to draw by them", float(weights.min()), _SIGNED))
+        start = Stream(seed=seed, purpose="draw", epoch=epoch).at(torch.zeros(1, dtype=torch.long)).uniform((1,))
+        points = torch.arange(len(self)) + start.double()
+        positions = torch.searchsorted(weights.cumsum(0), points, right=True)
+        return self.indices[positions.clamp_max(len(self) - 1)]
 
     def check(self, size: int, fingerprint: str) -> None:
         """Raise DataError unless size and fingerprint are those of the data on which the coreset was selected."""
@@ -171,7 +190,7 @@ def _add_suffix(path: str | Path) -> Path:
     return Path(path) if str(path).endswith(".npz") else Path(f"{path}.npz")
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False)
 class WeightedSubset(Dataset):
     """The selected examples as (x, y, w), or as mappings with the key "weight", in the coreset's order.
 
@@ -184,6 +203,9 @@ class WeightedSubset(Dataset):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def __repr__(self) -> str:
+        return f"WeightedSubset({len(self):,} examples of {type(self.dataset).__name__})"
 
     def __getitem__(self, position: int) -> tuple[Tensor, object, Tensor] | dict[str, object]:
         dataset = cast(MapStyle, self.dataset)  # torch's Dataset does not declare a length

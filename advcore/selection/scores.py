@@ -21,12 +21,12 @@ class Scores:
 
     indices : (n,) long, into the whole training set. values : (n,) float64; the higher, the harder the example.
     num_examples, fingerprint : of the whole training set. score : its name in GRADIENTS. epochs : number of epochs over
-    which it was taken. model, objective : what was trained. seed : of that training run. sha256 : of the file, once
-    there is one.
+    which it was taken. model, objective : what was trained. seed : of that training run. passes : that training and
+    scoring took; 0 where that is not known. sha256 : of the file, once there is one.
     """
 
-    indices: Tensor
-    values: Tensor
+    indices: Tensor = field(repr=False)
+    values: Tensor = field(repr=False)
     num_examples: int
     fingerprint: str
     score: str
@@ -34,6 +34,7 @@ class Scores:
     model: str
     objective: str
     seed: int
+    passes: int = 0
     sha256: str = field(default="", compare=False)
 
     def save(self, path: Path) -> Path:
@@ -48,6 +49,8 @@ class Scores:
         """Read what `save` wrote. Raises CheckpointError for a file that is missing, damaged or of another kind."""
         if not path.name:
             raise CheckpointError(f"{str(path)!r} is not the name of a file")
+        if not path.exists():
+            raise CheckpointError(f"{path} is missing; make it with `advcore score`")
         arrays, facts = load_arrays(path)
         try:
             if facts.pop("kind", None) != SCHEMA:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advcore import distributed
-from advcore.errors import require
+from advcore.errors import SettingProblem, must, require, unless
 from advcore.kinds import find_type_problem
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows, Rows
@@ -19,7 +19,7 @@ from advcore.runtime.out_of_memory import Pieces, explain_out_of_memory, is_out_
 from advcore.runtime.signals import check
 from advcore.selection.partition import Problem
 from advcore.solvers.base import Solver, Task, estimate_memory
-from advcore.types import Event, Facts, Selection
+from advcore.types import Event, Facts, Selection, is_ours
 
 log = logging.getLogger(__name__)
 
@@ -168,9 +168,20 @@ def _solve_tasks(solver: Solver, pieces: Pieces, tasks: list[Task]) -> list[Sele
             answers = [solver(task.rows, task.k, target=task.target, generator=task.generator) for task in tasks[piece]]
         source = f"the answer of {type(solver).__name__}"
         require(*(find_type_problem(source, Selection, answer) for answer in answers))
+        if not is_ours(solver):
+            require(*(_find_picks_problem(source, *pair) for pair in zip(tasks[piece], answers, strict=True)))
         return answers
 
     return list(itertools.chain.from_iterable(pieces.run(len(tasks), work)))
+
+
+def _find_picks_problem(source: str, task: Task, answer: Selection) -> SettingProblem | None:
+    """Return the problem of an answer whose picks are more than asked for, or no rows of the task."""
+    picks = answer.indices
+    low, high = min(picks.tolist(), default=0), max(picks.tolist(), default=0)
+    is_right = picks.dtype == torch.long and len(picks) <= task.k and 0 <= low <= high < len(task.rows)
+    rule = f"at most {task.k} of the rows 0 to {len(task.rows) - 1}, as torch.int64"
+    return unless(is_right, must(source, rule, f"{len(picks)} picks from {low} to {high}, {picks.dtype}"))
 
 
 def _group_problems(solver: Solver, problems: list[Problem]) -> Iterator[list[Problem]]:

@@ -67,8 +67,8 @@ class ByScore(Scored):
 
     Parameters
     ----------
-    score : "el2n", "grand", "margin", "forgetting", "instability" (1 minus learning stability), "centre_distance" or
-        "input_norm" (AIGN).
+    score : "el2n", "grand", "margin", "forgetting", "instability" (share of epochs misclassified; of attacked points, 1
+        minus learning stability), "centre_distance" or "input_norm" (AIGN).
     keep : "hardest", "easiest" or "middle".
     points, scores : see `Scored`.
 

@@ -199,14 +199,25 @@ def _cost_at_random(config: RunConfig, counts: Counts) -> float:
 def set_epochs(config: RunConfig, epochs: int) -> RunConfig:
     """Return the config with that many epochs.
 
-    What the learning rate counts in epochs, milestones and a ramp, moves in proportion.
+    What is counted in epochs moves in proportion: the learning rate's milestones and ramp, the ramp of eps, and the
+    first epochs of the head alone and without a weight perturbation.
     """
     share = epochs / config.training.epochs
-    schedule = config.training.lr_schedule
+    training = config.training
+    awp = training.awp and replace(training.awp, warm_up=round(training.awp.warm_up * share))
+    schedule = training.lr_schedule
     if isinstance(schedule, MultiStep):
         milestones = [max(1, round(milestone * share)) for milestone in schedule.milestones]
         schedule = replace(schedule, milestones=milestones, ramp=math.ceil(schedule.ramp * share))
-    return replace(config, training=replace(config.training, epochs=epochs, lr_schedule=schedule))
+    training = replace(
+        training,
+        epochs=epochs,
+        lr_schedule=schedule,
+        eps_ramp=training.eps_ramp and training.eps_ramp * share,
+        head_epochs=math.ceil(training.head_epochs * share),
+        awp=awp,
+    )
+    return replace(config, training=training)
 
 
 def _find_epochs(config: RunConfig, cost: float, counts: Counts) -> int:

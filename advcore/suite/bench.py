@@ -17,6 +17,7 @@ from advcore.config.run_key import hash_settings, identify, list_differences
 from advcore.config.schema import RunConfig
 from advcore.errors import CheckpointError, SettingProblem, UserError, must, refuse_as_setting, require
 from advcore.files import read_bytes, read_sealed, write_bytes, write_sealed
+from advcore.register.plugins import warn_of_changes
 from advcore.reporting import formats, page
 from advcore.reporting.compare import robust_accuracy
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
@@ -128,6 +129,7 @@ def collect_results(bench: Bench) -> Results:
     """
     results = Results(reference=bench.suite.reference, without=[BASELINES[name] for name in bench.suite.without])
     differing: dict[Path, list[str]] = {}
+    used: dict[str, dict] = {}
     for run in bench.runs:
         files = run.locate_files(bench.folder)
         path = files.record
@@ -135,6 +137,7 @@ def collect_results(bench: Bench) -> Results:
         hash_of_run = hash_settings(identify(run.config))
         if path.exists():
             record = RunRecord.load(path)
+            used |= {entry["sha256"]: entry for entry in record.plugins}
             differing[path] = list_differences(record, run.config)
             if not differing[path] and not record.finished:
                 differing[path] = ["finished: False -> True"]
@@ -143,6 +146,7 @@ def collect_results(bench: Bench) -> Results:
             is_current = failure.get("settings", hash_of_run) == hash_of_run
             results.add(run.method, run.seed, None, error=failure.get("error") if is_current else None)
     require(*_describe_differences(differing))
+    warn_of_changes(used.values())
     return results
 
 

@@ -6,10 +6,14 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 
+from advcore.config.run_key import WEIGHTS_OF
 from advcore.errors import SettingProblem, check, must, require
 
 # The keys of a suite.
-KEYS = ("name", "title", "experiment", "records", "seeds", "set", "methods", "grid", "reference", "baselines", "sizes")
+KEYS = (
+    *("name", "title", "experiment", "records", "seeds", "vary_split", "set", "methods", "grid", "reference"),
+    *("baselines", "sizes"),
+)
 # The keys of one of its sizes.
 SIZE_KEYS = ("title", "experiment", "seeds", "set")
 # The keys of a method that are no settings.
@@ -50,8 +54,11 @@ def list_left_out(baselines: bool | Mapping[str, bool] | None) -> tuple[str, ...
 
 
 def pick_settings(method: Mapping) -> Settings:
-    """Return the entries of a method that are settings of a run."""
-    return {key: value for key, value in method.items() if key not in METHOD_KEYS}
+    """Return the entries of a method that are settings of a run, and `model.weights` where it has `weights_of`."""
+    settings = {key: value for key, value in method.items() if key not in METHOD_KEYS}
+    if method.get("weights_of") is not None:
+        settings["model.weights"] = f"{WEIGHTS_OF}{method['weights_of']}"
+    return settings
 
 
 def expand_grids(raw: Mapping) -> dict[str, Settings]:

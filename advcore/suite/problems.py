@@ -25,6 +25,7 @@ def find_problems(raw: Mapping) -> Problems:
     yield check(is_name, "name", "letters, digits, '.', '-', '_'", raw.get("name"))
     for key in ("title", "experiment", "records"):
         yield check(isinstance(raw.get(key), (str, type(None))), key, "text", raw.get(key))
+    yield check(isinstance(raw.get("vary_split", False), bool), "vary_split", "true or false", raw.get("vary_split"))
     yield from _check_common(raw, "")
     yield from _check_methods(raw)
     yield from _check_grid(raw.get("grid"), "grid")
@@ -81,7 +82,7 @@ def _check_methods(raw: Mapping) -> Problems:
     yield check(methods or raw.get("grid"), "methods", "at least one, here or in a grid", methods)
     for name, method in (methods or {}).items():
         yield from _check_method(name, method, raw)
-        yield _check_weights(name, _as_mapping(method), methods)
+        yield _check_weights(name, _as_mapping(method), _as_mapping(methods))
     if raw.get("grid"):
         yield _check_experiment(raw.get("experiment"), raw, "grid")
     yield _check_reference(raw)
@@ -112,7 +113,7 @@ def _check_weights(name: object, method: Mapping, methods: Mapping) -> SettingPr
     if source not in first:
         rule = "another method that has neither weights_of nor a grid"
         return must(path, rule, source, suggest_nearest(source, first))
-    if "model.weights" in method:
+    if "model.weights" in method or "model.weights" in _as_mapping(method.get("grid")):
         return must(path, "left out where model.weights is given", source)
     return None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from advcore.config.load import apply_overrides, from_dict, set_values
+from advcore.config.run_key import WEIGHTS_OF
 from advcore.config.schema import RunConfig
 from advcore.config.yaml_reader import parse_overrides, read
 from advcore.errors import ConfigError, SettingProblem, UserError, check, check_one_of, must, require
@@ -36,11 +37,10 @@ class Suite:
     name, title : for tables.
     size : one of the suite's sizes; None where it has none.
     records : folder of its records.
-    seeds : that every method runs with.
+    seeds : that every method runs with. vary_split : each seed is also the seed of its data split.
     methods : unchecked settings by name, in the order of tables.
     reference : method whose cost and time the others are compared with; None for none.
     without : names of the baselines that are not added.
-    weights_of : the method whose trained weights a method begins with, by the name of the latter.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Suite:
     methods: dict[str, Settings]
     reference: str | None
     without: tuple[str, ...] = ()
-    weights_of: Mapping[str, str] = field(default_factory=dict)
+    vary_split: bool = False
 
     @property
     def added(self) -> tuple[str, ...]:
@@ -120,6 +120,8 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
     usual = {"experiment": of_size.get("experiment", raw.get("experiment"))}
     sources = {name: usual | method for name, method in expand_grids(raw).items()}
     methods = _assemble_settings(sources, shared, overrides, folder=path.parent)
+    if raw.get("vary_split"):
+        _check_no_split(methods)
     count = len(methods) * len(seeds)
     require(check(count <= MOST_RUNS, "methods times seeds", f"at most {MOST_RUNS:,} runs", count))
     reference = raw.get("reference", "full")
@@ -135,8 +137,16 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
         methods=_share_cost(methods, reference),
         reference=reference,
         without=list_left_out(raw.get("baselines")),
-        weights_of={name: source["weights_of"] for name, source in sources.items() if source.get("weights_of")},
+        vary_split=raw.get("vary_split", False),
     )
+
+
+def _check_no_split(methods: Mapping[str, Settings]) -> None:
+    """Raise ConfigError where a method names the data split that each seed is to have of its own."""
+    data = {name: settings.get("data") for name, settings in methods.items()}
+    fixed = [name for name, section in data.items() if isinstance(section, dict) and "split_seed" in section]
+    rule = "left out, or false, where data.split_seed is set"
+    require(check(not fixed, "vary_split", rule, True, f"{', '.join(fixed[:3])}: data.split_seed would not count"))
 
 
 def _choose_size(raw: Mapping, size: str | None) -> dict:
@@ -250,17 +260,26 @@ def list_runs(suite: Suite, methods: dict[str, RunConfig], folder: Path | None =
     """
     folder = folder or suite.records
     return [
-        _build_run(name, seed, config, suite.weights_of.get(name), folder)
+        _build_run(name, _set_seed(suite, config, seed), folder)
         for seed in suite.seeds
         for name, config in methods.items()
     ]
 
 
-def _build_run(name: str, seed: int, config: RunConfig, weights_of: str | None, folder: Path) -> Run:
-    if weights_of is not None:
-        weights = locate_weights(weights_of, seed, folder)
-        config = replace(config, model=replace(config.model, weights=str(weights)))
-    return Run(name, seed, replace(config, seed=seed), weights_of)
+def _set_seed(suite: Suite, config: RunConfig, seed: int) -> RunConfig:
+    if suite.vary_split:
+        config = replace(config, data=replace(config.data, split_seed=seed))
+    return replace(config, seed=seed)
+
+
+def _build_run(name: str, config: RunConfig, folder: Path) -> Run:
+    """Return a run, with the path of the weights of the method that it begins with, if it does."""
+    weights = config.model.weights or ""
+    method = weights.removeprefix(WEIGHTS_OF)
+    if method == weights:
+        return Run(name, config.seed, config)
+    path = locate_weights(method, config.seed, folder)
+    return Run(name, config.seed, replace(config, model=replace(config.model, weights=str(path))), method)
 
 
 def locate_weights(method: str, seed: int, folder: Path) -> Path:

@@ -3,12 +3,17 @@
 from advcore.training.attack_steps import ByBudget, Linear, Steady
 from advcore.training.lr import Constant, Cosine, Cyclic, MultiStep, OneCycle
 from advcore.training.optimizers import SGD, Adam, AdamW
+from advcore.training.timm import TimmOptimizer, TimmSchedule
 
-OPTIMIZERS = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+OPTIMIZERS = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "timm": TimmOptimizer}
 # What the field calls these and those below, to their names here (`errors.suggest_nearest`).
 OPTIMIZER_ALIASES = {
     "momentum": "sgd",
     "nesterov": "sgd with nesterov: true",
+    "lamb": "timm:lamb",
+    "lion": "timm:lion",
+    "muon": "timm:muon",
+    "rmsprop": "timm:rmsprop",
 }
 LR_SCHEDULES = {
     "constant": Constant,
@@ -16,6 +21,7 @@ LR_SCHEDULES = {
     "cosine": Cosine,
     "one_cycle": OneCycle,
     "cyclic": Cyclic,
+    "timm": TimmSchedule,
 }
 LR_SCHEDULE_ALIASES = {
     "none": "constant",

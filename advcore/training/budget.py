@@ -19,8 +19,7 @@ _DIGITS = 1e4  # an offered budget has four digits
 
 def replace_budget(trainer: Trainer, budget: float) -> Trainer:
     """Return the trainer for another share of the data. Raises ConfigError if it refuses that."""
-    selector = trainer.selector and replace(trainer.selector, budget=budget)
-    return replace(trainer, schedule=replace(trainer.schedule, budget=budget), selector=selector)
+    return replace(trainer, budget=budget)
 
 
 def _count_units(trainer: Trainer, k: int, n: int, held_out: int) -> int:
@@ -178,7 +177,7 @@ def _combine_savings(trainer: Trainer) -> Iterator[Trainer]:
     rules = [
         rule
         for rule in (trainer.minibatch, None if trainer.minibatch else Margin())
-        if not find_rule_problem(rule, trainer.objective, epochs, trainer.normalise)
+        if not find_rule_problem(rule, trainer.objective, epochs, trainer)
     ]
     for attack, selection_attack, period, rule in itertools.product(attacks, selection_attacks, periods, rules):
         yield replace(

@@ -1,6 +1,5 @@
 """Train for one epoch: its batches, the learning rate, the steps, and what its entry says."""
 
-import math
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,9 @@ from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
 from advcore.cost import CostLedger
-from advcore.data.augment import check_augmented
-from advcore.data.contract import cut_into_chunks, read_batches
+from advcore.data.augment import augment_images
+from advcore.data.checks import count_logits
+from advcore.data.contract import Source, cut_into_chunks, read_batches
 from advcore.evaluation.checks import FEW_IMAGES, flag_underflow
 from advcore.objectives.base import is_attacked
 from advcore.rng import Stream, preserve_random_state
@@ -22,10 +22,12 @@ from advcore.runtime.signals import check, defer_stop
 from advcore.runtime.watch import GradientWatch
 from advcore.selection.result import Coreset
 from advcore.training.average import build_average, find_infinite, update_average
-from advcore.training.loop_settings import refuse_other_images
+from advcore.training.loop_settings import count_ramp_steps, refuse_other_images
+from advcore.training.lr import bind_factor
 from advcore.training.minibatch import build_stepper, refuse_one_image
+from advcore.training.optimizers import build_optimizer
 from advcore.training.progress import Entry, Place
-from advcore.training.step import Batch, Gate, Learner, weigh_part
+from advcore.training.step import Batch, Gate, Images, Learner, weigh_part
 from advcore.types import Event
 
 if TYPE_CHECKING:
@@ -37,9 +39,10 @@ class EpochTrainer:
 
     parallel : the model with its gradients averaged over several processes; None where there is one.
     gate : what keeps steps out that are not finite, where the device decides so; else None.
-    average : moving average of the weights, or None. infinite : which of its tensors hold infinity (`find_infinite`).
+    average : of the weights, or None. infinite : which of its tensors hold infinity (`find_infinite`).
     stepper : what the minibatch rule makes of each batch.
-    steps_done : training steps so far, over all epochs. watch : of the first step's attack.
+    steps_done : training steps so far, over all epochs. ramp_steps : over how many the ball grows.
+    watch : of the first step's attack. classes : of the model, for labels that are mixed; 0 where none are.
     lengths : of the planned epochs, in epochs on all data. place, coreset : of the present epoch; None is all data.
     """
 
@@ -51,9 +54,10 @@ class EpochTrainer:
         self.plan = trainer.schedule.plan()
         self.lengths = [1.0 if epoch.action == "full" else trainer.schedule.budget for epoch in self.plan]
         self.parallel = distributed.average_gradients_of(speed.lay_out(run.model))
-        self.optimizer = trainer.optimizer.build(run.model, fused=bool(speed.fused))
+        self.optimizer = build_optimizer(trainer.optimizer, run.model, fused=bool(speed.fused))
+        self.lr_factor = bind_factor(trainer.lr_schedule, trainer.optimizer.lr)
         self.gate = Gate(self.device) if speed.deferred else None
-        self.average = build_average(run.model, trainer.ema)
+        self.average = build_average(run.model, trainer.ema, trainer.swa)
         self.infinite = find_infinite(run.model)
         self.stepper = build_stepper(
             trainer.minibatch,
@@ -64,7 +68,11 @@ class EpochTrainer:
             seed=run.seed,
             head=trainer.head,
         )
+        self.classes = 0
+        if trainer.cutmix is not None:
+            self.classes = count_logits(run.model, run.train)
         self.steps_done = 0
+        self.ramp_steps = count_ramp_steps(trainer, len(run.train))
         self.watch = GradientWatch()
         self.place = Place()
         self.coreset: Coreset | None = None
@@ -73,11 +81,11 @@ class EpochTrainer:
         """Train on the batches that are left of an epoch, then write its entry into `place` and return it."""
         self.place = place
         self.coreset = coreset
-        n = len(self.run.train)
+        n = self.run.train.index_count
         stream = partial(Stream, seed=self.run.seed, epoch=place.epoch)
         batches = self._draw_batches(stream(purpose="order"))
         weights = weigh_examples(coreset, n, self.run.trainer.normalise, self.device)
-        streams = [stream(purpose=purpose) for purpose in ("augment", "attack", "minibatch")]
+        streams = [stream(purpose=purpose) for purpose in ("augment", "attack", "minibatch", "cutmix")]
         self._begin_epoch(streams[0])
         left = map(distributed.share_of_batch, batches[place.step :])
         loaded = read_batches(self.run.model, self.run.train, list(left))
@@ -98,6 +106,8 @@ class EpochTrainer:
         if not place.rested:
             with defer_stop():
                 self._add_loss(*self.stepper.finish(self._build_learner()))
+                if self.run.trainer.is_averaged(place.epoch, len(self.plan)):
+                    self._add_to_average()
                 place.rested = True
         if self.gate is not None:
             self.gate.look()
@@ -122,7 +132,7 @@ class EpochTrainer:
         """
         trainer = self.run.trainer
         train = self.run.train
-        batches = split_into_batches(self.coreset, len(train), trainer.batch_size, stream)
+        batches = split_into_batches(self.coreset, train, trainer.batch_size, stream)
         smallest = min(min(distributed.share_sizes(len(batch))) for batch in batches)
         refuse_one_image(trainer.minibatch, self.run.model, train, smallest, attack_mode=trainer.attack_mode)
         return batches
@@ -139,7 +149,7 @@ class EpochTrainer:
         if self.memory is not None:
             with distributed.fail_together():
                 refuse_other_images(self.run.train)
-            n = len(self.run.train)
+            n = self.run.train.index_count
             if self.coreset is None:
                 self.memory.begin(torch.arange(n), view, n)
             else:
@@ -153,12 +163,16 @@ class EpochTrainer:
     ) -> Batch:
         """Augment this process's `examples` of a batch of indices, and name their weights and random numbers."""
         indices, x, y = examples
-        augment, attack, rule = (stream.at(indices) for stream in streams)
+        augment, attack, rule = (stream.at(indices) for stream in streams[:3])
+        images = Images(augment_images(self.run.augment, x, augment), y, weights[indices])
+        cutmix = self.run.trainer.cutmix
+        if cutmix is not None:
+            images = cutmix.mix(images, streams[3].at(batch), self.classes)
         return Batch(
             indices=indices,
-            x=check_augmented(self.run.augment(x, augment), len(x)),
-            y=y,
-            weights=weights[indices],
+            x=images.x,
+            y=images.y,
+            weights=images.weights,
             attack_stream=attack,
             rule_stream=rule,
             where=partial(_describe_step, self.place.epoch, self.place.step, batch),
@@ -213,8 +227,12 @@ class EpochTrainer:
         )
 
     def _update_average(self) -> None:
-        if self.average is not None:
-            update_average(self.average, self.run.model, self.infinite)
+        if self.run.trainer.ema is not None:
+            self._add_to_average()
+
+    def _add_to_average(self) -> None:
+        assert self.average is not None, "there is one where it is updated"
+        update_average(self.average, self.run.model, self.infinite)
 
     def _choose_attack(self) -> Attack | None:
         """Return the attack of the next step, in a smaller ball while the ramp lasts."""
@@ -224,10 +242,9 @@ class EpochTrainer:
             return None
         if self.memory is not None:
             attack = attack.with_memory(self.memory)
-        steps = trainer.eps_ramp * math.ceil(len(self.run.train) / trainer.batch_size)
-        if self.steps_done + 1 >= steps:
+        if self.steps_done + 1 >= self.ramp_steps:
             return attack
-        return attack.scale((self.steps_done + 1) / steps)
+        return attack.scale((self.steps_done + 1) / self.ramp_steps)
 
     def _set_lr(self, share: float) -> float:
         """Set the learning rate where `share` of the epoch's steps are done, and return it.
@@ -240,9 +257,9 @@ class EpochTrainer:
             progress = (lr_index + share) / schedule.epochs
         else:
             progress = (sum(self.lengths[:i]) + share * self.lengths[i]) / sum(self.lengths)
-        lr = self.run.trainer.optimizer.lr * self.run.trainer.lr_schedule.factor(progress, lr_index)
+        lr = self.run.trainer.optimizer.lr * self.lr_factor(progress, lr_index)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)  # of a layer, as timm has it
         return lr
 
 
@@ -250,13 +267,15 @@ def _describe_step(epoch: int, step: int, indices: Tensor) -> str:
     return f"epoch {epoch}, step {step}, examples {indices[:8].tolist()}..."
 
 
-def split_into_batches(coreset: Coreset | None, n: int, size: int, stream: Stream) -> list[Tensor]:
+def split_into_batches(coreset: Coreset | None, train: Source, size: int, stream: Stream) -> list[Tensor]:
     """Return an epoch's batches of indices: shuffled examples, or whole blocks in random order.
 
-    coreset : what the epoch trains on; None for all n examples. size : examples per batch, where there are no blocks.
+    coreset : what the epoch trains on; None for all of `train`. size : examples per batch, where there are no blocks.
     """
-    indices = torch.arange(n) if coreset is None else coreset.indices
-    if coreset is None or coreset.blocks is None:
+    if coreset is None:
+        return train.draw_batches(size, stream)
+    indices = coreset.indices
+    if coreset.blocks is None:
         return cut_into_chunks(indices[stream.at(indices).permutation()], size)
     blocks = [indices[coreset.blocks == block] for block in coreset.blocks.unique()]
     return [blocks[i] for i in stream.at(torch.arange(len(blocks))).permutation().tolist()]

@@ -54,6 +54,7 @@ class EpochScores:
             seed=run.seed,
             augment=run.augment,
             listener=Listener(on_model=add_scores),
+            progress=False,
         )
         ledger.add(trained.ledger)
         run.out.ledger.add(ledger, under="scoring")

@@ -24,13 +24,15 @@ from advcore.runtime.signals import Stopped
 from advcore.runtime.states import copy_infinite, copy_state, has_diverged
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.result import Coreset
+from advcore.training.display import show_training
 from advcore.training.epoch import EpochTrainer
 from advcore.training.epoch_scores import EpochScores
 from advcore.training.judge import Judge
-from advcore.training.loop_settings import agree_on_speed, has_remembered_start, refuse_frozen
-from advcore.training.optimizers import AdamW
+from advcore.training.loop_settings import agree_on_speed, has_remembered_start
+from advcore.training.optimizers import AdamW, suit_speed
 from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained, ignore
 from advcore.training.snapshot import restore, take_snapshot
+from advcore.training.swa import recompute_statistics
 from advcore.training.trainable import TrainedParts, preserve_trainable
 from advcore.types import Event
 
@@ -59,10 +61,13 @@ class Run:
     out: Trained = field(default_factory=Trained)
 
 
-def train_run(run: Run, snapshot: Snapshot | None = None) -> Trained:
-    """Train the model of a run, from a snapshot on if there is one, and return the results."""
-    with preserve_trainable(run.model):
-        return Loop(run, snapshot).fit()
+def train_run(run: Run, snapshot: Snapshot | None = None, *, progress: bool | None = None) -> Trained:
+    """Train the model of a run, from a snapshot on if there is one, and return the results.
+
+    progress : as in `Trainer.fit`.
+    """
+    with preserve_trainable(run.model), show_training(run, progress) as listener:
+        return Loop(replace(run, listener=listener), snapshot).fit()
 
 
 class Loop:
@@ -76,7 +81,6 @@ class Loop:
 
     def __init__(self, run: Run, snapshot: Snapshot | None = None) -> None:
         self.run = run
-        refuse_frozen(run.model)
         self.device = find_device(run.model)
         self.infinite = copy_infinite(run.model)
         self._refuse_decay()
@@ -87,13 +91,7 @@ class Loop:
         self.memory = build_memory(run)
         self.speed = self._decide_speed(snapshot)
         self.notes = note_modes(run.model)
-        self.parts = TrainedParts(
-            run.model,
-            run.train,
-            trainable=run.trainer.trainable,
-            head=run.trainer.head,
-            head_epochs=run.trainer.head_epochs,
-        )
+        self.parts = TrainedParts(run.trainer, run.model, run.train)
         self.parts.begin_epoch(0)
         self.epoch_trainer = EpochTrainer(run, self.memory, self.speed)
         self.scores = None if run.trainer.score is None else EpochScores(run, run.trainer.score)
@@ -108,15 +106,16 @@ class Loop:
         parameters = self.run.model.named_parameters()
         names = [name for name, value in parameters if value.requires_grad and name in self.infinite]
         optimizer = self.run.trainer.optimizer
-        if names and optimizer.weight_decay and not isinstance(optimizer, AdamW):
+        decay = getattr(optimizer, "weight_decay", 0)  # a plug-in's may have none
+        if names and decay and not isinstance(optimizer, AdamW):
             way_out = f"it would turn {names[0]} to NaN; or hold the mask in a buffer"
             rule = "0 for a model with infinity in a parameter"
-            raise ConfigError(must("optimizer.weight_decay", rule, optimizer.weight_decay, way_out))
+            raise ConfigError(must("optimizer.weight_decay", rule, decay, way_out))
 
     def _decide_speed(self, snapshot: Snapshot | None) -> Speed:
         """Decide how passes run; an event says so where the model refuses images that lie channels last."""
         run = self.run
-        wanted = run.trainer.speed
+        wanted = suit_speed(run.trainer.speed, run.trainer.optimizer)
         speed = agree_on_speed(wanted, run.model, run.train, snapshot)
         if speed.channels_last != wanted.resolve(self.device, family=find_family(run.model)).channels_last:
             run.out.add_events(
@@ -128,15 +127,19 @@ class Loop:
 
     @property
     def judged_model(self) -> nn.Module:
-        """The model that is evaluated and saved: the moving average where there is one."""
+        """The model that is evaluated and saved: the average where there is one, once something is in it."""
         average = self.epoch_trainer.average
-        return self.run.model if average is None else average.module
+        if average is None or not int(average.n_averaged):  # a number on the CPU
+            return self.run.model
+        assert isinstance(average.module, nn.Module)
+        return average.module
 
     def fit(self) -> Trained:
         """Run all epochs that are left; where a signal stops them, hand the listener a checkpoint."""
         with self.speed.activate(), note_outputs(self.notes):
             try:
                 if self.scores is not None:
+                    self.parts.begin_epoch(self.run.trainer.head_epochs)  # the probe trains all that will be trained
                     self.scores.begin()
                 while self.place.epoch < len(self.plan):
                     self._run_epoch()
@@ -186,10 +189,13 @@ class Loop:
             with ledger.undo_on_error():
                 self._choose_coreset(action)
         entry = place.entry
+        coreset = self.coreset
+        if action == "full":
+            coreset = None
         if entry is None:
             doing = f"in a training step of {run.trainer.batch_size} images with {type(run.model).__name__}"
             with explain_out_of_memory(doing, "lower training.batch_size, or use a smaller model"):
-                entry = self.epoch_trainer.train(place, None if action == "full" else self.coreset)
+                entry = self.epoch_trainer.train(place, coreset)
         with distributed.fail_together():
             if has_diverged(self.judged_model, self.infinite):
                 raise NonFiniteError(
@@ -200,6 +206,8 @@ class Loop:
                 self.scores.add(place.epoch)
             place.scored = True
         with ledger.undo_on_error():
+            if run.trainer.is_averaged(place.epoch, len(self.plan)):
+                recompute_statistics(run, self.judged_model, coreset, place.epoch)
             self.judge.judge(self.judged_model, entry, self.device)
         return entry
 
@@ -249,7 +257,7 @@ def build_memory(run: Run) -> Perturbations | None:
     if not trainer.remembers:
         return None
     refuse_unmoved(run.augment, train.shape, Stream(seed=run.seed, purpose="augment"))
-    place = trainer.memory.settle(trainer.estimate_memory(len(train), train.shape), train.device)
+    place = trainer.memory.settle(trainer.estimate_memory(train.index_count, train.shape), train.device)
     if place.type != train.device.type and trainer.memory.place == "auto":
         run.out.add_events(
             0,
@@ -259,4 +267,4 @@ def build_memory(run: Run) -> Perturbations | None:
             ),
         )
     augment = None if run.augment is keep_images else run.augment
-    return Perturbations(trainer.memory, len(train), train.shape, train.device, augment, place)
+    return Perturbations(trainer.memory, train.index_count, train.shape, train.device, augment, place)

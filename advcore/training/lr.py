@@ -6,9 +6,11 @@ epoch's place in the full run, in which milestones are counted.
 """
 
 import math
+from collections.abc import Callable
 
 from advcore.errors import check_at_least, check_within, must, require, unless
 from advcore.settings import setting, settings
+from advcore.training.timm import TimmSchedule
 
 
 @settings
@@ -124,4 +126,11 @@ class Cyclic:
         return min(progress / self.peak, (1 - progress) / (1 - self.peak))
 
 
-LRSchedule = Constant | MultiStep | Cosine | OneCycle | Cyclic
+LRSchedule = Constant | MultiStep | Cosine | OneCycle | Cyclic | TimmSchedule
+
+
+def bind_factor(schedule: LRSchedule, lr: float) -> Callable[[float, int], float]:
+    """Return the schedule's factor of a largest rate, which timm's schedules ask for."""
+    if isinstance(schedule, TimmSchedule):
+        return schedule.bind(lr)
+    return schedule.factor

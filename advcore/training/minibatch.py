@@ -10,9 +10,9 @@ from advcore.errors import ConfigError, SettingProblem, must
 from advcore.gradients.last_layer import locate_head
 from advcore.minibatch.base import AttackSubset, UpdateSubset, count
 from advcore.objectives.base import Objective, is_attacked
+from advcore.training.loop_settings import LoopSettings
 from advcore.training.step import PlainStepper
 from advcore.training.steppers import AttackSubsetStepper, UpdateSubsetStepper
-from advcore.training.weight_attack import AWP
 
 Rule = AttackSubset | UpdateSubset
 
@@ -39,7 +39,7 @@ def build_stepper(
     if isinstance(rule, UpdateSubset):
         return UpdateSubsetStepper(rule, source, batch_size=batch_size, seed=seed, attack=attack)
     layer = locate_head(model, source, head) if rule.reads == "features" else None
-    return AttackSubsetStepper(rule, len(source), source.device, head=layer)
+    return AttackSubsetStepper(rule, source.index_count, source.device, head=layer)
 
 
 def refuse_one_image(rule: Rule | None, model: nn.Module, source: Source, smallest: int, *, attack_mode: str) -> None:
@@ -68,23 +68,29 @@ def count_least_images(rule: Rule | None, size: int, attack_mode: str) -> int:
     if isinstance(rule, AttackSubset):
         return count(rule.rho, size)
     least = count(rule.least, 2 * size)
-    if attack_mode == "train" and not rule.reads:
-        least = min(least, rule.count_attacked(size) or least)  # where none is attacked, no attack runs
+    if rule.look == "train":
+        least = 2 * size
+    if attack_mode == "train":
+        attacked = size
+        if not rule.reads:
+            attacked = rule.count_attacked(size)
+        least = min(least, attacked or least)  # where none is attacked, no attack runs
     return least
 
 
 def find_rule_problem(
-    rule: Rule | None, objective: Objective, epochs: int, normalise: str, *, awp: AWP | None = None
+    rule: Rule | None, objective: Objective, epochs: int, training: LoopSettings
 ) -> SettingProblem | None:
     """Return the first reason why a rule cannot serve a run; None if it can, or if there is no rule.
 
-    epochs : length of the run. normalise : how its losses are averaged (`reduce_losses`). awp : of the run.
+    epochs : length of the run. training : how it trains.
     """
     if rule is None:
         return None
     name = type(objective).__name__.lower()
-    if awp is not None:
-        return must("minibatch", "null with training.awp", rule, "which moves the weights by the loss of whole batches")
+    for setting in ("awp", "cutmix"):
+        if getattr(training, setting) is not None:
+            return must("minibatch", f"null with training.{setting}", rule, "it works on whole batches")
     if not is_attacked(objective):
         return must("minibatch", "null for an objective that is not attacked", name, "there is no attack to save")
     if rule.single_image and len(objective.passes) > 1:
@@ -96,7 +102,12 @@ def find_rule_problem(
         )
     if rule.warm_up > epochs:
         return must("minibatch.warm_up", f"at most the {epochs} epochs that run", rule.warm_up)
-    if isinstance(rule, AttackSubset) and not rule.single_image and normalise == "batch" and rule.correction != "none":
+    if (
+        isinstance(rule, AttackSubset)
+        and not rule.single_image
+        and training.normalise == "batch"
+        and rule.correction != "none"
+    ):
         return must(
             "minibatch.correction",
             "none with training.normalise: batch",
@@ -123,6 +134,8 @@ def count_batch_units(rule: Rule | None, objective: Objective, attack: Attack | 
             units += 2 * size
         return units
     kept = count(rule.choose_share(epoch, []), 2 * size)
+    if rule.look == "train":
+        return size * attack_units + 2 * size + kept
     if rule.reads:
         return size * attack_units + 2 * size + 2 * kept
     return rule.count_attacked(size) * attack_units + 2 * kept

@@ -1,10 +1,17 @@
-"""Settings of the optimisers, which build those of torch."""
+"""Settings of the optimisers, which build those of torch, and which steps they can do as one kernel."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from advcore.errors import check_positive, check_within, require
+from advcore.errors import MOST, SettingProblem, check, check_positive, check_within, require
+from advcore.runtime.precision import Speed
 from advcore.settings import setting, settings
+from advcore.training.lr import LRSchedule, bind_factor
+from advcore.training.timm import TimmOptimizer
 
 
 @settings
@@ -106,4 +113,44 @@ class AdamW:
         )
 
 
-OptimizerSettings = SGD | Adam | AdamW
+OptimizerSettings = SGD | Adam | AdamW | TimmOptimizer
+
+
+def can_fuse(settings: OptimizerSettings) -> bool:
+    """Return whether an optimiser can do its step as one kernel: whether its `build` takes `fused`."""
+    return "fused" in inspect.signature(settings.build).parameters
+
+
+def suit_speed(speed: Speed, settings: OptimizerSettings) -> Speed:
+    """Return the speed without fused steps, and what needs them, for an optimiser that has none."""
+    if can_fuse(settings):
+        return speed
+    return replace(speed, fused=False, deferred=False)
+
+
+def find_fused_problem(speed: Speed, settings: OptimizerSettings) -> SettingProblem | None:
+    """Return the problem with fused steps that are asked for where the optimiser has none."""
+    is_asked = speed.fused or speed.deferred
+    rule = f"null or false with {type(settings).__name__}, which has no fused steps"
+    return check(not is_asked or can_fuse(settings), "speed.fused, speed.deferred", rule, True)
+
+
+def build_optimizer(settings: OptimizerSettings, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
+    """Build the optimiser of the model's parameters, with fused steps where it has them and they are wanted."""
+    build: Callable[..., torch.optim.Optimizer] = settings.build
+    if can_fuse(settings):
+        return build(model, fused=fused)
+    return build(model)
+
+
+def try_update(settings: OptimizerSettings, schedule: LRSchedule, model: nn.Module) -> None:
+    """Raise ConfigError where an optimiser of the model, or the schedule of its rate, cannot be built, or is none."""
+    parameters = {id(parameter) for parameter in model.parameters()}
+    if parameters:  # a model without any is refused elsewhere
+        optimizer = build_optimizer(settings, model)
+        groups = getattr(optimizer, "param_groups", [])
+        is_right = groups and {id(parameter) for group in groups for parameter in group["params"]} <= parameters
+        rule = "one whose build(model) returns an optimiser of torch, of the model's parameters"
+        require(check(is_right, "training.optimizer", rule, type(optimizer).__name__))
+    start = bind_factor(schedule, settings.lr)(0.0, 0)
+    require(check_within("training.lr_schedule: its factor at the start", start, 0, MOST))

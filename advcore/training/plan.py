@@ -66,7 +66,7 @@ def count_planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedU
     """Count the units that the trainer will take on n training examples, by what they are for.
 
     held_out : how many validation examples there are, for selections that match their gradient. Counts are upper bounds
-    where a minibatch rule adapts.
+    where a minibatch rule adapts, and where weights are averaged (`SWA`) without a BatchNorm that trains.
     """
     plan = trainer.schedule.plan()
     scoring = 0
@@ -92,6 +92,8 @@ def _count_epoch_units(trainer: Trainer, epoch: int, action: str, n: int) -> int
     more = 0
     if trainer.awp_at(epoch) is not None:
         more = 2 * len(trainer.objective.passes) * trainer.count_examples(action, n)
+    if trainer.is_averaged(epoch, trainer.schedule.length):
+        more += trainer.count_examples(action, n)
     return more + sum(
         batches * count_batch_units(trainer.minibatch, trainer.objective, attack, size=size, epoch=epoch)
         for size, batches in sizes.items()

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from advcore.cost import CostLedger
+from advcore.errors import format_count
 from advcore.selection.result import Coreset
 from advcore.types import Event
 
@@ -36,6 +37,11 @@ class Trained:
     coresets: list[Coreset] = field(default_factory=list)
     events: list[Entry] = field(default_factory=list)
     ledger: CostLedger = field(default_factory=CostLedger)
+
+    def __repr__(self) -> str:
+        counts = {"epoch": len(self.epochs), "coreset": len(self.coresets), "event": len(self.events)}
+        texts = [format_count(number, noun) for noun, number in counts.items()]
+        return f"Trained({', '.join(texts)}, best_epoch={self.best_epoch}, ledger={self.ledger})"
 
     def add_events(self, epoch: int, *events: Event) -> None:
         """Record what fell back in an epoch."""

@@ -43,7 +43,10 @@ def take_snapshot(loop: "Loop") -> Snapshot:
             "place": vars(loop.place) | {"total": distributed.gather_values(loop.place.total)},
             "steps_done": learning.steps_done,
             "model": pack_values(loop.run.model.state_dict()),
-            "optimizer": optimizer | {"state": {str(key): slots for key, slots in optimizer["state"].items()}},
+            "optimizer": {
+                "param_groups": [_keep_plain(group) for group in optimizer["param_groups"]],
+                "state": {str(key): slots for key, slots in optimizer["state"].items()},
+            },
             "average": learning.average and pack_values(learning.average.state_dict()),
             "rule": learning.stepper.state(),
             "scores": loop.scores and loop.scores.collected.state(),
@@ -125,19 +128,30 @@ def _restore_results(loop: "Loop", snapshot: Snapshot) -> None:
 def _restore_optimizer(optimizer: torch.optim.Optimizer, state: Snapshot) -> None:
     """Load an optimiser's state dict, but keep how this optimiser steps and how its tensors lie in memory.
 
-    Snapshots know no memory layout, and a fused step goes through memory as it lies.
+    Snapshots know no memory layout, and a fused step goes through memory as it lies. They hold no settings that are no
+    plain values either.
     """
     present_groups = optimizer.state_dict()["param_groups"]
     groups = [
-        saved | {setting: present[setting] for setting in ("foreach", "fused") if setting in present}
+        present | saved | {setting: present[setting] for setting in ("foreach", "fused") if setting in present}
         for saved, present in zip(state["param_groups"], present_groups, strict=True)
     ]
     slots_of = {int(key): slots for key, slots in state["state"].items()}
     optimizer.load_state_dict({"param_groups": groups, "state": slots_of})
-    for parameter, slots in optimizer.state.items():
-        for name, value in slots.items():
-            if isinstance(value, Tensor) and value.ndim and value.shape == parameter.shape:
-                slots[name] = torch.empty_like(parameter).copy_(value)
+    keys = [key for group in groups for key in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for key, parameter in zip(keys, parameters, strict=True):
+        present = optimizer.state.get(parameter, {})
+        for name, saved in slots_of.get(key, {}).items():
+            if isinstance(saved, Tensor) and saved.ndim and saved.shape == parameter.shape:
+                # torch has cast it to the parameter's dtype, which not every optimiser keeps its state in
+                present[name] = torch.empty_like(parameter, dtype=saved.dtype).copy_(saved)
+
+
+def _keep_plain(group: Entry) -> Entry:
+    """Return the settings of a group of parameters that can be written down; a dtype, for one, cannot."""
+    plain = (int, float, str, list, tuple, Tensor, type(None))
+    return {name: value for name, value in group.items() if isinstance(value, plain)}
 
 
 def copy_to_cpu(tree: Snapshot) -> Snapshot:

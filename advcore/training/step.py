@@ -229,7 +229,7 @@ def step(
 class Batch:
     """B examples of an epoch, or this process's part of them.
 
-    indices : (B,) long, into the training data. x : (B, C, H, W), augmented. y : (B,) labels. weights : (B,).
+    indices : (B,) long, into the training data. x : (B, C, H, W), augmented. y : (B,) labels, or mixed. weights : (B,).
     attack_stream, rule_stream : random numbers of the attack and of the minibatch rule, bound to the examples.
     where : describes the step, for errors.
     images : size of the whole batch, of which these examples may be one process's part.

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,17 +12,15 @@ from advcore.data.source import Source
 from advcore.evaluation.evaluate import smallest_radius
 from advcore.gradients.last_layer import residuals
 from advcore.gradients.scores import cross_entropy_rows
-from advcore.minibatch.base import AttackSubset, Picked, Seen, UpdateSubset, normalise_entropy
+from advcore.minibatch.base import AttackSubset, Picked, Seen, UpdateSubset, count, normalise_entropy
 from advcore.models.head import Head, run_layer_by_layer, tap_features
 from advcore.objectives.base import compute_losses, compute_margin_loss
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream
 from advcore.shares import divide, measure_next_piece
+from advcore.training.picks import restore_picks, sum_picks, weigh_picks
 from advcore.training.progress import Entry, Snapshot
 from advcore.training.step import Batch, Forward, Images, Learner, PlainStepper, enter_scoring, reduce_losses
-
-# (N,) which examples were picked, or how often; None before there is an epoch of picks.
-Picks = TypeVar("Picks", Tensor, Tensor | None)
 
 
 class AttackSubsetStepper(PlainStepper):
@@ -59,7 +56,7 @@ class AttackSubsetStepper(PlainStepper):
         factor = 1.0
         images = len(i)
         if len(batch.y) < batch.images:
-            factor, images = _weigh_picks(weights, learner.normalise)
+            factor, images = weigh_picks(weights, learner.normalise)
 
         def compute_loss(forward: Forward) -> Tensor:
             loss = factor * learner.loss(forward, x, x_adv, y, weights)
@@ -102,9 +99,9 @@ class AttackSubsetStepper(PlainStepper):
         attacked so far. spread : entropy of how often each was attacked so far, 1 where all were equally often.
         """
         assert self.picked is not None, "`begin` made it"
-        counts = _sum_picks(self.counts)
-        before = _sum_picks(self.picked_before)
-        present = _sum_picks(self.picked)
+        counts = sum_picks(self.counts)
+        before = sum_picks(self.picked_before)
+        present = sum_picks(self.picked)
         picked = int(present.sum())
         shares = divide(counts.double(), counts.sum())
         return {
@@ -117,9 +114,9 @@ class AttackSubsetStepper(PlainStepper):
 
     def state(self) -> Snapshot:
         return {
-            "counts": _sum_picks(self.counts),
-            "before": _sum_picks(self.picked_before),
-            "now": _sum_picks(self.picked),
+            "counts": sum_picks(self.counts),
+            "before": sum_picks(self.picked_before),
+            "now": sum_picks(self.picked),
             "epoch": self.epoch,
             "entropies": distributed.gather_values(list(self.entropies)),
         }
@@ -129,33 +126,9 @@ class AttackSubsetStepper(PlainStepper):
         self.epoch = state["epoch"]
         entropies = distributed.entry_of_process(state["entropies"], missing=state["entropies"][-1])
         self.entropies = [entropy.to(device) for entropy in entropies]
-        self.counts = _restore_picks(state["counts"], device)
-        self.picked_before = _restore_picks(state["before"], device)
-        self.picked = _restore_picks(state["now"], device)
-
-
-def _sum_picks(tensor: Picks) -> Picks:
-    """Return the sum over all processes, in the tensor's dtype: of bools, whether any is true. None stays None."""
-    if tensor is None:
-        return tensor
-    return distributed.sum_tensor(tensor.long()).to(tensor.dtype)
-
-
-def _restore_picks(total: Picks, device: torch.device) -> Picks:
-    """Return this process's part of a saved sum: all of it in the first process, else zeros. None stays None."""
-    if total is None:
-        return total
-    return total.to(device) * distributed.is_first()
-
-
-def _weigh_picks(weights: Tensor, normalise: str) -> tuple[float, int]:
-    """Return a factor for this process's mean over its picks, and how many picks all processes have.
-
-    With the factor, the mean over the processes is the mean over all picks. weights : of this process's picks.
-    """
-    mass = float(weights.sum()) if normalise == "batch" else float(len(weights))
-    total, images = distributed.sum_numbers([mass, float(len(weights))])
-    return distributed.weigh_mean(mass, total), int(images)
+        self.counts = restore_picks(state["counts"], device)
+        self.picked_before = restore_picks(state["before"], device)
+        self.picked = restore_picks(state["now"], device)
 
 
 class UpdateSubsetStepper(PlainStepper):
@@ -186,21 +159,42 @@ class UpdateSubsetStepper(PlainStepper):
         self.are_attacked = []
 
     def step(self, learner: Learner, batch: Batch) -> tuple[Tensor, int]:
-        size = len(batch.y)
+        if self.rule.look == "train":
+            return self._learn_in_one_pass(learner, batch)
         keep = self._keep_unseen if self.rule.reads is None else self._keep_by_losses
         kept, images = keep(learner, batch)
-        positions = kept % size  # images i and size + i are the clean and the attacked view of example i
-        self.kept_indices.append(batch.indices.to(positions.device)[positions])
-        self.are_attacked.append(kept >= size)
+        positions = self._record_kept(kept, batch)
         kept_images = Images(images, batch.y[positions], batch.weights[positions])
         train = self._train_queued if self.rule.queue else self._take_step
         return train(learner, kept_images, batch.where)
 
+    def _record_kept(self, kept: Tensor, batch: Batch) -> Tensor:
+        """Return the positions of the examples of which images are kept, once these are noted for the epoch's entry."""
+        size = len(batch.y)
+        positions = kept % size  # images i and size + i are the clean and the attacked view of example i
+        self.kept_indices.append(batch.indices.to(positions.device)[positions])
+        self.are_attacked.append(kept >= size)
+        return positions
+
+    def _learn_in_one_pass(self, learner: Learner, batch: Batch) -> tuple[Tensor, int]:
+        """Take one step on the images that are kept by the losses of the training pass of all 2 B images itself."""
+        images = torch.cat([batch.x, learner.perturb(batch.x, batch.y, batch.attack_stream)])
+
+        def compute_loss(forward: Forward) -> Tensor:
+            losses = compute_losses(learner.objective, batch.y.repeat(2), adversarial=forward(images))
+            kept = self.rule.choose_images(self.share, losses.detach(), batch.rule_stream)
+            weights = batch.weights[self._record_kept(kept, batch)]
+            learner.ledger.count("backward", len(kept) - len(images))  # no loss of the others is led back
+            return reduce_losses(losses[kept], weights, learner.normalise)
+
+        return learner.update(compute_loss, batch.x.device, batch.where), count(self.share, len(images))
+
     def _keep_unseen(self, learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return which of the 2 B images a rule keeps that reads nothing, and those images; no others are attacked."""
-        kept = self.rule.keep(self.share, None, batch.rule_stream)
-        count = self.rule.count_attacked(len(batch.y))  # from settings alone, so that the device need not be waited for
-        clean, attacked = kept.split([len(kept) - count, count])
+        kept = self.rule.choose_images(self.share, None, batch.rule_stream)
+        # From settings alone, so that the device need not be waited for.
+        number = self.rule.count_attacked(len(batch.y))
+        clean, attacked = kept.split([len(kept) - number, number])
         attacked = attacked - len(batch.y)  # positions of the examples
         x_adv = learner.perturb(batch.x[attacked], batch.y[attacked], batch.attack_stream.take(attacked))
         return kept, torch.cat([batch.x[clean], x_adv])
@@ -211,7 +205,7 @@ class UpdateSubsetStepper(PlainStepper):
         with enter_scoring(learner, batch.y.device):
             logits = learner.ledger.count_passes(learner.model)(images)
             losses = compute_losses(learner.objective, batch.y.repeat(2), adversarial=logits)
-        kept = self.rule.keep(self.share, losses, batch.rule_stream)
+        kept = self.rule.choose_images(self.share, losses, batch.rule_stream)
         return kept, images[kept]
 
     def finish(self, learner: Learner) -> tuple[Tensor, int]:

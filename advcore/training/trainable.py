@@ -3,13 +3,19 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from advcore.data.source import Source
-from advcore.errors import ConfigError, must, shorten
+from advcore.errors import ConfigError, check, must, require, shorten
 from advcore.gradients.last_layer import locate_head
-from advcore.runtime.borrow import preserve_modes
+from advcore.runtime.borrow import preserve_modes, set_mode
+
+if TYPE_CHECKING:
+    from advcore.training.trainer import Trainer
+
+_ONLY_VECTORS = "null where no weight matrix or kernel trains"
 
 
 def split_names(trainable: str) -> list[str]:
@@ -20,22 +26,26 @@ def split_names(trainable: str) -> list[str]:
 class TrainedParts:
     """The parameters that train in each epoch; the others, and the modules that hold nothing else, rest.
 
-    A module all of whose own parameters rest is in eval mode: BatchNorm keeps its statistics. What the caller froze
-    before stays so.
+    A module all of whose own parameters rest is in eval mode: BatchNorm keeps its statistics. One that has statistics
+    alone goes with the parameters before it. What the caller froze before stays so.
     """
 
-    def __init__(self, model: nn.Module, source: Source, *, trainable: str, head: str | None, head_epochs: int) -> None:
+    def __init__(self, trainer: "Trainer", model: nn.Module, source: Source) -> None:
         """Choose the parameters. Raises ConfigError where none is chosen, or a name matches none.
 
         Cost: one forward pass of two images where the head has to be found.
         """
+        trainable = trainer.trainable
+        head_epochs = trainer.head_epochs
         self.model = model
         self.head_epochs = head_epochs
-        self.modes = [(module, module.training) for module in model.modules()]
+        with preserve_modes(model):
+            set_mode(model, training=True)  # as training would: a model in eval mode as a whole trains as a whole
+            self.modes = [(module, module.training) for module in model.modules()]
         trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
         of_head = set(trained)
         if trainable == "head" or head_epochs:
-            parameters = {*locate_head(model, source, head).parameters()}
+            parameters = {*locate_head(model, source, trainer.head).parameters()}
             of_head = {name for name, value in trained.items() if value in parameters}
         chosen = set(trained)
         if trainable == "head":
@@ -47,16 +57,22 @@ class TrainedParts:
         if not self.trained_first:
             way_out = "a first phase on the head alone would train nothing" if head_epochs else ""
             raise ConfigError(must("training.trainable", "parameters that there are", trainable, way_out))
+        matrices = {name for name, value in model.named_parameters() if value.ndim > 1}
+        can_move = bool(matrices & self.trained_first)
+        require(check(trainer.awp is None or can_move, "training.awp", _ONLY_VECTORS, trainer.awp))
 
     def begin_epoch(self, epoch: int) -> None:
         """Let the parameters of this epoch train, and the others rest."""
         trained = self.trained_first if epoch < self.head_epochs else self.trained
         for name, value in self.model.named_parameters():
             value.requires_grad_(name in trained)
+        rests = False
         for module, mode in self.modes:
             parameters = list(module.parameters(recurse=False))
-            rests = bool(parameters) and not any(value.requires_grad for value in parameters)
-            module.training = mode and not rests
+            if parameters:
+                rests = not any(value.requires_grad for value in parameters)
+            has_state = bool(parameters or list(module.buffers(recurse=False)))
+            module.training = mode and not (rests and has_state)
 
 
 def _match_names(patterns: Sequence[str], names: Sequence[str]) -> set[str]:

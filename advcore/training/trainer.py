@@ -1,8 +1,8 @@
 """How a run trains: its settings, and what is wrong with them."""
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import InitVar, replace
 
 from torch import Tensor, nn
 
@@ -14,7 +14,7 @@ from advcore.data.augment import keep_images
 from advcore.data.checks import check_fits
 from advcore.data.contract import MapStyle, count_chunks
 from advcore.data.source import Part, Source, as_source
-from advcore.errors import ConfigError, SettingProblem, check_at_least, must, unless
+from advcore.errors import ConfigError, SettingProblem, check, check_at_least, must, unless
 from advcore.gradients import GRADIENTS, Gradient
 from advcore.gradients.last_layer import locate_head
 from advcore.kinds import accept_arguments
@@ -27,7 +27,7 @@ from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.measure import refuse_too_large
 from advcore.selection.schedule import Schedule
 from advcore.settings import settings
-from advcore.solvers.base import find_scores_file
+from advcore.solvers.base import Solver, find_scores_file
 from advcore.training.attack_steps import StepSchedule, find_steps_problem
 from advcore.training.loop import Listener, Run, Trained, train_run
 from advcore.training.loop_settings import (
@@ -35,12 +35,17 @@ from advcore.training.loop_settings import (
     find_memory_problem,
     has_remembered_start,
     refuse_other_images,
+    refuse_pool,
     refuse_processes,
+    refuse_untrainable,
 )
 from advcore.training.lr import LRSchedule, OneCycle
 from advcore.training.minibatch import Rule, find_rule_problem, refuse_one_image
-from advcore.training.optimizers import OptimizerSettings
+from advcore.training.mixing import find_mixing_problem
+from advcore.training.optimizers import OptimizerSettings, find_fused_problem, try_update
 from advcore.training.progress import Snapshot
+from advcore.training.selector import expand_selection, list_disagreements
+from advcore.training.trainable import TrainedParts
 
 
 @settings
@@ -53,6 +58,8 @@ class Trainer(LoopSettings):
     attack : the training attack; None for an objective that is not attacked.
     schedule : which epochs run, and on what.
     selector : chooses the coresets; None trains on all data.
+    solver : such as "gradmatch"; in place of a selector, which then has all else from here: objective, attack, budget.
+    budget : in place of the schedule's, and of the selector's.
     optimizer, lr_schedule : settings of `advcore.training`.
     probe_epochs : for solvers that read scores over epochs: how many epochs of ordinary training of a copy are scored
         first; at least 1 where there is no warm start.
@@ -60,7 +67,7 @@ class Trainer(LoopSettings):
         learned from; None: all.
     head : name of the last linear layer, for a rule that reads features; None finds it.
     attack_steps : the attack's steps in each epoch (`advcore.training.attack_steps`); None: the attack's setting.
-    batch_size, normalise, attack_mode, eps_ramp, clip_norm, clip_value, ema, probe_examples, memory, speed : see
+    batch_size, normalise, attack_mode, eps_ramp, clip_norm, clip_value, ema, swa, probe_examples, memory, speed : see
         `LoopSettings`.
 
     Several processes (torch.distributed) share each batch: a step is on the loss of the whole batch; BatchNorm sees
@@ -77,16 +84,24 @@ class Trainer(LoopSettings):
     lr_schedule: LRSchedule = OneCycle()
     attack_steps: StepSchedule | None = None
     probe_epochs: int = 0
+    budget: InitVar[float | None] = None
+    solver: InitVar[Solver | None] = None
+
+    def _expand(self, budget: float | None, solver: Solver | None) -> dict[str, object]:
+        """Return the settings that `budget` and `solver` stand for."""
+        return expand_selection(self, budget, solver)
 
     def _check_more(self) -> list[SettingProblem | None]:
         is_scored = self.score is None or self.schedule.warm_epochs or self.probe_epochs
         return [
             describe_mismatch(self.objective, self.attack),
-            find_rule_problem(self.minibatch, self.objective, len(self.schedule.plan()), self.normalise, awp=self.awp),
+            find_rule_problem(self.minibatch, self.objective, len(self.schedule.plan()), self),
+            find_mixing_problem(self.cutmix, self.objective, self.attack, getattr(self.selector, "solver", None)),
+            self.find_length_problem(len(self.schedule.plan())),
             check_at_least("probe_epochs", self.probe_epochs, 0),
             unless(
                 self.selector or self.schedule.budget >= 1,
-                must("selector", "set for a schedule with a budget below 1", None),
+                must("selector", "set for a schedule with a budget below 1", None, "or name a solver"),
             ),
             unless(
                 is_scored,
@@ -97,37 +112,18 @@ class Trainer(LoopSettings):
                     way_out=f"{self.solver_reads} scores need a training run",
                 ),
             ),
-            unless(
+            check(
                 self.score or not self.probe_epochs,
-                must(
-                    "probe_epochs",
-                    "0 for a solver that takes no scores in this run",
-                    self.probe_epochs,
-                    way_out="leave it out",
-                ),
+                "probe_epochs",
+                "0 for a solver that takes no scores in this run",
+                self.probe_epochs,
+                "leave it out",
             ),
-            *self._list_disagreements(),
+            *list_disagreements(self),
             find_steps_problem(self.attack_steps, self.attack),
             find_memory_problem(self.memory, self.attack),
+            find_fused_problem(self.speed, self.optimizer),
         ]
-
-    def _list_disagreements(self) -> Iterator[SettingProblem]:
-        """Yield a problem for each setting of the selector that does not go with the trainer's."""
-        if self.selector is None:
-            return
-        expected = {"budget": self.schedule.budget, "normalise": self.normalise, "attack_mode": self.attack_mode}
-        if self.selector.partition == "per_batch":
-            expected["block_size"] = self.batch_size
-        for name, value in expected.items():
-            got = getattr(self.selector, name)
-            if got != value:
-                yield must(f"selector.{name}", repr(value), got, "give selector and trainer the same")
-        if self.normalise == "batch" and not getattr(self.selector.solver, "nonnegative", True):
-            way_out = "the weights of a batch may sum to 0 or less; or use normalise: none"
-            yield must("solver.nonnegative", "true with normalise: batch", False, way_out)
-        if has_remembered_start(self.selector.attack) and not self.remembers:
-            rule = "uniform, or another that needs no memory, without the training attack's"
-            yield must("attack.start", rule, "remembered")
 
     @property
     def remembers(self) -> bool:
@@ -202,7 +198,8 @@ class Trainer(LoopSettings):
 
     def build_probe(self) -> "Trainer":
         """Return how a copy of the model trains, without attacks, while the scores of `probe_epochs` are taken."""
-        nothing: dict = dict.fromkeys(("attack", "attack_steps", "minibatch", "selector", "ema", "awp"))
+        names = ("attack", "attack_steps", "minibatch", "selector", "ema", "swa", "awp", "cutmix")
+        nothing: dict = dict.fromkeys(names)
         return replace(
             self,
             objective=Standard(),
@@ -219,6 +216,10 @@ class Trainer(LoopSettings):
         Each batch, and what the minibatch rule leaves of it, must be as much as the model can learn from; and an attack
         that remembers needs data that give an index the same image each time.
         """
+        refuse_untrainable(model)
+        TrainedParts(self, model, train)  # refuses names of no parameter
+        refuse_pool(self, model, train)
+        try_update(self.optimizer, self.lr_schedule, model)
         if self.remembers:
             refuse_other_images(train)
         counts = [len(train)]
@@ -241,6 +242,7 @@ class Trainer(LoopSettings):
         listener: Listener | None = None,
         scores: Rows | None = None,
         resume: Snapshot | None = None,
+        progress: bool | None = None,
     ) -> Trained:
         """Train `model` in place; all of several processes must call this, with the same arguments.
 
@@ -252,12 +254,12 @@ class Trainer(LoopSettings):
         scores : for a solver that names a file of scores: one row for each of `train` (`Scores.rows`).
         resume : what `Listener.on_checkpoint` was given by a run with the same settings, data and seed. This run
             continues from there, and ends where that run would have, bit for bit (`resolve_speed`).
+        progress : whether to show it on stderr; None: in a terminal or a notebook, unless `listener` hears of epochs.
 
         Raises NonFiniteError when the loss or a gradient is not finite; nothing of that step is applied.
         """
         with preserve_random_state(Stream(seed=seed, purpose=distributed.name_for_process("training"))):
-            with distributed.fail_together():
-                train, validation = self._check_data(model, train, validation, scores)
+            train, validation = self._check_data(model, train, validation, scores)
             run = Run(
                 trainer=self,
                 model=model,
@@ -268,8 +270,9 @@ class Trainer(LoopSettings):
                 listener=listener or Listener(),
                 scores=scores,
             )
-            return train_run(run, resume)
+            return train_run(run, resume, progress=progress)
 
+    @distributed.fail_together()
     def _check_data(
         self, model: nn.Module, train: MapStyle | Source, validation: MapStyle | Source | None, scores: Rows | None
     ) -> tuple[Source, Source | None]:

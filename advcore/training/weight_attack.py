@@ -52,7 +52,8 @@ def move_weights(model: nn.Module, gamma: float, compute_loss: Callable[[], Tens
             for value, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:
                     length = gradient.norm().clamp_min(torch.finfo(gradient.dtype).tiny)
-                    value.add_(gamma * value.norm() * (gradient / length))
+                    size = value.masked_fill(value.isinf(), 0).norm()  # a mask may hold infinity
+                    value.add_(gamma * size * (gradient / length))
         yield
     finally:
         with torch.no_grad():

@@ -23,6 +23,7 @@ from advcore.gradients.scores import score_examples
 from advcore.rng import Stream
 from advcore.run.environment import describe_environment
 from advcore.run.prepare import prepare
+from advcore.selection.partition import Problem
 from advcore.selection.quality import measure_gradient_error, measure_random_error
 from advcore.training.loop import Listener
 
@@ -57,13 +58,14 @@ def after_epochs(solver: str, seed: int, quick: bool) -> list[dict]:
         )
         rows = GRADIENTS["last_layer"].measure(model, data.train, settings).rows
         losses = score_examples(loss, model, data.train, settings, attacked=True).rows.matrix[:, 0]
+        everything = [Problem("all", lambda: rows, torch.arange(len(rows)), 0)]
         inside = torch.zeros(len(data.train), dtype=torch.bool)
         inside[chosen[0].indices] = True
         found.append(
             {
                 "coreset": measure_gradient_error(rows, chosen[0].indices, chosen[0].weights.double()),
-                "random subset": measure_random_error(rows, len(chosen[0]), STREAM, rows.total()),
-                "batch": measure_random_error(rows, trainer.batch_size, STREAM, rows.total()),
+                "random subset": measure_random_error(rows, everything, chosen[0].indices, STREAM, rows.total()),
+                "batch": measure_random_error(rows, everything, torch.arange(trainer.batch_size), STREAM, rows.total()),
                 "loss inside": float(losses[inside].mean()),
                 "loss outside": float(losses[~inside].mean()),
             }

@@ -4,22 +4,25 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import scipy.stats
-
 from advcore.reporting import compare
 from advcore.reporting import front as pareto
+from advcore.reporting.collapse import drop_collapsed
 from advcore.reporting.record import RunRecord
+from advcore.reporting.statistics import Comparison, Difference, Estimate, estimate_mean
+from advcore.reporting.verdicts import pair_runs
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 RECORDS = BENCHMARKS / "records"
 DOCS = BENCHMARKS.parent / "docs"
 Groups = Mapping[str, Sequence[RunRecord]]
 Pairs = Sequence[tuple[str, str]]
+Tested = Mapping[tuple[str, str], Comparison]
+"""The comparisons of a page, by section and question."""
 
 
 def robust(records: Sequence[RunRecord]) -> list[float]:
-    """Robust accuracies of `last`, in percent, one a seed."""
-    return [compare.robust_accuracy(record) for record in records]
+    """Robust accuracies of `last`, in percent, one a seed that did not collapse."""
+    return [compare.robust_accuracy(record) for record in drop_collapsed(records)]
 
 
 def cost(records: Sequence[RunRecord]) -> float:
@@ -36,56 +39,58 @@ def several(found: Groups, *names: str) -> bool:
     return all(len(found.get(name, ())) > 1 for name in names)
 
 
-def compared(found: Groups, method: str, other: str) -> tuple[str, float, float]:
-    """ "beats", "loses to" or "is level with"; the difference of the means, and the spread of both over seeds that it
-    is set beside."""
-    one, two = (robust(found[name]) for name in (method, other))
-    spread = sum(statistics.variance(values) for values in (one, two)) ** 0.5
-    gap = statistics.mean(one) - statistics.mean(two)
-    return "is level with" if abs(gap) <= spread else "beats" if gap > 0 else "loses to", gap, spread
+def gap(found: Groups, method: str, other: str) -> Estimate:
+    """Difference in robust accuracy over the seeds that both have."""
+    return estimate_mean(pair_runs(found, [(method, other)]))
 
 
-def verdict(found: Groups, method: str, other: str) -> str:
-    """`compared` in words, with costs."""
-    word, gap, spread = compared(found, method, other)
+def gap_text(found: Groups, method: str, other: str) -> str:
+    """The difference with its 95 % interval; alone of a single seed."""
+    estimate = gap(found, method, other)
+    return f"{estimate.mean:+.1f} ± {estimate.half_width:.1f}" if estimate.freedom else f"{estimate.mean:+.1f}"
+
+
+def beside(found: Groups, method: str, other: str) -> str:
+    """The difference in words, with costs: a figure, not a verdict."""
     costs = [found[name][0].relative_cost for name in (method, other)]
-    return f"{word} {other} ({gap:+.1f} points, spread {spread:.1f}; cost {costs[0]:.2f} against {costs[1]:.2f})"
+    return f"{gap_text(found, method, other)} beside {other} (cost {costs[0]:.2f} against {costs[1]:.2f})"
 
 
-def paired(found: Groups, pairs: Pairs) -> tuple[float, float, int]:
-    """Mean difference in robust accuracy over all pairs and common seeds, its standard error, and their number."""
-    gaps = []
-    for pair in pairs:
-        one, two = (dict(zip(_seeds(found[name]), robust(found[name]), strict=True)) for name in pair)
-        gaps += [one[seed] - two[seed] for seed in one.keys() & two.keys()]
-    return statistics.fmean(gaps), statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else 0.0, len(gaps)
+def ask(
+    section: str, found: Groups, questions: Mapping[str, Pairs], which: str = "last"
+) -> dict[tuple[str, str], list[Difference]]:
+    """What `statistics.compare_all` tests: the differences of each question's pairs, of several seeds each."""
+    asked = {}
+    for question, pairs in questions.items():
+        differences = pair_runs(found, [pair for pair in pairs if several(found, *pair)], which)
+        if differences:
+            asked[section, question] = differences
+    return asked
 
 
-def _seeds(records: Sequence[RunRecord]) -> list[int]:
-    return [record.config["seed"] for record in records]
+WORDS = {"beats": "better", "below": "worse", "level": "not beyond chance"}
 
 
-def answers(found: Groups, questions: Mapping[str, Pairs]) -> str:
-    """A paragraph a question, whose pairs are methods with what is asked about, and without: all pairs together, then
-    pair by pair."""
+def verdict(comparison: Comparison, words: Mapping[str, str] = WORDS) -> str:
+    """A tested difference in words."""
+    estimate = comparison.estimate
+    told = f"{estimate.mean:+.2f} ± {estimate.half_width:.2f} points, {estimate.count} pairs of runs"
+    return f"{words[comparison.verdict]} ({told}; p = {estimate.p:.4f}, corrected {comparison.corrected:.3f})"
+
+
+ANSWERS = {"beats": "helps", "below": "hurts", "level": "not beyond chance"}
+
+
+def answers(section: str, found: Groups, questions: Mapping[str, Pairs], tested: Tested) -> str:
+    """A paragraph a question, whose pairs are methods with what is asked about, and without: the tested difference of
+    all pairs together, then that of each."""
     lines = []
     for question, pairs in questions.items():
-        known = [pair for pair in pairs if several(found, *pair)]
-        if not known:
-            continue
-        gap, error, count = paired(found, known)
-        word = "helps" if gap > 0 else "hurts"
-        word = word if beyond_chance(gap, error, count) else "makes no difference beyond chance"
-        told = f"{gap:+.2f} ± {error:.2f} points, mean and standard error of {count} runs beside runs of the same seed"
-        lines += [f"**{question}**: {word} ({told}).", ""]
-        lines += [f"- {one} {verdict(found, one, two)}." for one, two in known]
-        lines.append("")
+        if (section, question) in tested:
+            lines += [f"**{question}**: {verdict(tested[section, question], ANSWERS)}.", ""]
+            lines += [f"- {one}: {beside(found, one, two)}." for one, two in pairs if several(found, one, two)]
+            lines.append("")
     return "\n".join(lines)
-
-
-def beyond_chance(mean: float, error: float, count: int) -> bool:
-    """Two-sided t-test of a mean of paired differences, 5 %."""
-    return bool(abs(mean) > scipy.stats.t.ppf(0.975, count - 1) * error)
 
 
 def between(page: str, name: str, text: str) -> str:

@@ -7,12 +7,15 @@ import cifar10_gpu_page
 import evidence_page
 import main_page
 import minibatch_page
+import recipes_page
 import savings_page
 import solver_page
 from figures import BENCHMARKS, DOCS, RECORDS, between
 
 from advcore.files import read_json
+from advcore.reporting import verdicts
 from advcore.reporting.record import RunRecord
+from advcore.reporting.statistics import Comparison
 from advcore.reporting.tables import compare_methods, list_flags, to_markdown
 from advcore.suite.layout import make_slug
 from advcore.suite.suite import Suite, load
@@ -57,6 +60,8 @@ def text(suite: str) -> str:
     for which in ("last", "best"):
         lines += ["", f"Checkpoint `{which}`:", "", to_markdown(*compare_methods(found, which))]
         lines += [f"\nFlags: {told}." for told in ["; ".join(list_flags(found, which))] if told]
+    rows, note = verdicts.tabulate(found, suite_of(suite).reference or "")
+    lines += ["", "Differences, checkpoint `last`:", "", to_markdown(verdicts.HEADER, rows), "", note] if rows else []
     return "\n".join([*lines, ""])
 
 
@@ -83,6 +88,27 @@ def evidence_text() -> str:
     return evidence_page.text(groups("why"), read_json(RECORDS / "staleness.json"))
 
 
+def finetune_text() -> str:
+    """The page of fine-tuning."""
+    return recipes_page.finetune_text(groups("finetune"), groups("finetune-search"))
+
+
+def claims() -> dict[tuple[str, str, str], Comparison]:
+    """What the corrected tests of the pages let stand: by page, section and question."""
+    pages = {
+        "main": main_page.test(titled(MAIN), groups("main-repeat")),
+        "minibatch": minibatch_page.test(titled(STUDY)),
+        "savings": savings_page.test(groups("savings") | groups("savings-parts"), groups("savings-long")),
+        "evidence": evidence_page.test(groups("why")),
+        "finetune": recipes_page.test(groups("finetune"), recipes_page.FINETUNE),
+        "recipes": recipes_page.test(groups("recipes"), recipes_page.RECIPES),
+    }
+    for suite in PAGES:
+        pairs = verdicts.list_pairs(groups(suite), suite_of(suite).reference or "")
+        pages[suite] = {(pair[0], pair[1]): one for pair, one in verdicts.compare_pairs(groups(suite), pairs).items()}
+    return {(page, *key): one for page, all_ in pages.items() for key, one in all_.items() if one.verdict != "level"}
+
+
 def readme_text() -> str:
     """README with its tables renewed."""
     readme = README.read_text()
@@ -104,6 +130,10 @@ def write() -> None:
     if groups("savings"):
         (BENCHMARKS / "savings.md").write_text(savings_text())
         savings_page.draw(groups("savings") | groups("savings-parts"), BENCHMARKS / "savings.png")
+    if groups("finetune"):
+        (BENCHMARKS / "finetune.md").write_text(finetune_text())
+    if groups("recipes"):
+        (BENCHMARKS / "recipes.md").write_text(recipes_page.recipes_text(groups("recipes")))
     at_size = {suite: groups(suite) for suite in cifar10_gpu_page.PAGES if groups(suite).get("full")}
     if at_size:
         (BENCHMARKS / "cifar10_gpu.md").write_text(cifar10_gpu_page.text(at_size))

@@ -16,6 +16,7 @@ from docstrings import Parameter, fields, meanings
 from advcore.config.aliases import PLACES
 from advcore.config.schema import (
     TABLES,
+    WITH_ARCHITECTURE,
     CheckpointConfig,
     CostConfig,
     EvaluationConfig,
@@ -164,7 +165,8 @@ def choice(title: str, place: str) -> Iterator[str]:
             yield from table(place, base, names[base])
             yield from inside(place, base, names[base])
     for name, cls in entries.items():
-        yield f"### {ONE.get(place) or place.split('.')[-1]} `{name}{':ARCHITECTURE' if name == 'timm' else ''}`"
+        ending = ":NAME" if name in WITH_ARCHITECTURE else ""
+        yield f"### {ONE.get(place) or place.split('.')[-1]} `{name}{ending}`"
         yield first_line(cls)
         yield from table(place, cls, told_by(cls))
 

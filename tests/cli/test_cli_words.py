@@ -154,6 +154,8 @@ def test_a_solver_that_reads_the_score_keeps_its_name(root):
     assert list_overrides(config, "input_norm", Path("s.npz")) == ['selection.solver.scores="s.npz"']
     (other,) = list_overrides(config, "forgetting", Path("s.npz"))
     assert other.startswith("selection.solver={name: by_score, score: forgetting, points: clean")
+    beside_pool = load(root / "experiments/linf_full.yaml", ["data.pool.path=more.npz"])
+    assert list_overrides(beside_pool, "forgetting", Path("s.npz")) == [other, "data.pool=null"]
 
 
 def test_a_run_file_without_a_checkpoint_is_told_what_to_give(advcore, finished, root, tiny, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """YAML to config: our own number grammar, every problem at once, by dotted path."""
 
 import pytest
+from plug_ins import forget_plugins
 
 from advcore.attacks import LinfPGD
 from advcore.config.load import from_dict, load, override, resolve, set_values
@@ -214,16 +215,21 @@ def test_a_solver_that_fits_no_target_is_refused_with_one_line(solver):
 
 
 def test_every_experiment_reads_and_builds_its_trainer(root):
+    from advcore.register.plugins import load_plugins
     from advcore.run.build import build_trainer
 
     files = sorted(root.glob("experiments/**/*.yaml"))
     assert len(files) >= 20
-    for file in files:
-        config = load(file)
-        build_trainer(config)
-        assert from_dict(resolve(config)) == config, file
-        assert config.name == str(file.relative_to(root / "experiments")).removesuffix(".yaml").replace("/", "_"), file
-        assert file.read_text().startswith("# ")
+    with forget_plugins():
+        load_plugins([root / "experiments/own_net.py"])
+        for file in files:
+            config = load(file)
+            build_trainer(config)
+            assert from_dict(resolve(config)) == config, file
+            assert config.name == str(file.relative_to(root / "experiments")).removesuffix(".yaml").replace("/", "_"), (
+                file
+            )
+            assert file.read_text().startswith("# ")
 
 
 def test_every_named_class_refuses_unknown_keys_and_documents_its_settings():

@@ -41,7 +41,7 @@ NAMES = {
         "cifar": "'cifar10'", "CIFAR-100": "'cifar100'", "fashionmnist": "'fashion_mnist'", "folder": "'image_folder'",
         "hf": "'parquet'", "stl10": "",
     },
-    "training.optimizer": {"adam_w": "'adamw'", "SGD": "'sgd'", "rmsprop": ""},
+    "training.optimizer": {"adam_w": "'adamw'", "SGD": "'sgd'", "rmsprop": "'timm:rmsprop'", "lbfgs": ""},
     "training.lr_schedule": {
         "cosine_annealing": "'cosine'", "CosineAnnealingLR": "'cosine'", "step": "'multi_step'",
         "onecycle": "'one_cycle'", "exponential": "",

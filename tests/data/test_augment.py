@@ -3,8 +3,21 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
-from advcore.data.augment import AUGMENTATIONS, crop, crop_flip, flip
+from advcore.data.augment import (
+    AUGMENTATIONS,
+    build_augmentation,
+    color_jitter,
+    crop,
+    crop_flip,
+    flip,
+    randaugment,
+)
+from advcore.data.named import Digits
+from advcore.data.randaugment import list_operations
+from advcore.errors import ConfigError
 from advcore.rng import Stream
 
 SHAPE = (3, 9, 7)
@@ -75,8 +88,11 @@ def test_crop_flip_is_the_flip_of_the_crop():
     assert torch.equal(crop_flip(x, draw), flip(crop(x, draw), draw))
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, dtype) for name in AUGMENTATIONS for dtype in (torch.float32, torch.float64)]
+    + [(name, torch.uint8) for name in ("none", "crop", "flip", "crop_flip")],
+)
 def test_shape_dtype_and_input_are_kept(name, dtype):
     x = batch(6) * 255 if dtype == torch.uint8 else batch(6)
     x = x.to(dtype)
@@ -106,3 +122,84 @@ def test_another_epoch_or_seed_draws_anew(name):
 def test_no_augmentation_gives_the_images_as_they_are():
     x = batch(4)
     assert torch.equal(AUGMENTATIONS["none"](x, stream(torch.arange(4))), x)
+
+
+# ---- colours ----
+
+
+def test_color_jitter_is_torchvisions_image_by_image():
+    x, draw = batch(8), stream(torch.arange(8))
+    factors = 0.6 + 0.8 * draw.child("color_jitter").uniform((8, 3, 1, 1, 1)).reshape(8, 3)
+    for image, got, (brightness, contrast, saturation) in zip(x, color_jitter(x, draw), factors.tolist(), strict=True):
+        slow = functional.adjust_brightness(image, brightness)
+        slow = functional.adjust_saturation(functional.adjust_contrast(slow, contrast), saturation)
+        assert torch.allclose(got, slow, atol=1e-6)
+        assert float(got.min()) >= 0 and float(got.max()) <= 1
+    assert factors.min() < 0.7 and factors.max() > 1.3 and len(factors.unique()) == 24
+    grey = color_jitter(x[:, :1], draw)
+    assert grey.shape == (8, 1, 9, 7) and not torch.equal(grey, x[:, :1])
+
+
+def reference_operations(magnitude):
+    """torchvision's operations by its own table, in its order, each with either sign."""
+    policy = v2.RandAugment(magnitude=magnitude)
+    for sign in (1, -1):
+        for name, (values, signed) in policy._AUGMENTATION_SPACE.items():
+            steps = values(31, *SHAPE[1:])
+            size = 0.0 if steps is None else float(steps[magnitude]) * (sign if signed else 1)
+
+            def apply(image, name=name, size=size):
+                return policy._apply_image_or_video_transform(
+                    image, name, size, interpolation=policy.interpolation, fill=policy._fill
+                )
+
+            yield apply
+
+
+@pytest.mark.parametrize("magnitude", [9, 30])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_operations_are_torchvisions(magnitude, channels):
+    x = batch(2)[:, :channels]
+    for quick, slow in zip(list_operations(magnitude, *SHAPE[1:]), reference_operations(magnitude), strict=True):
+        assert torch.allclose(quick(x), slow(x), atol=1e-6)
+
+
+def test_randaugment_applies_two_operations_to_each_image_in_the_order_drawn():
+    x, draw = batch(40), stream(torch.arange(40))
+    out = randaugment(x, draw)
+    choices = (draw.child("randaugment").uniform((40, 2)) * 28).long().tolist()
+    operations = list(reference_operations(9))
+    for image, got, (first, second) in zip(x, out, choices, strict=True):
+        assert torch.allclose(got, operations[second](operations[first](image)), atol=1e-6)
+    assert len({choice for pair in choices for choice in pair}) > 20
+    assert float(out.min()) >= 0 and float(out.max()) <= 1
+
+
+# ---- several, by name ----
+
+
+def test_names_joined_are_applied_one_after_the_other():
+    x, draw = batch(6), stream(torch.arange(6))
+    joined = build_augmentation("crop+flip+color_jitter", 3)
+    assert torch.equal(joined(x, draw), color_jitter(crop_flip(x, draw), draw))
+    assert joined.__name__ == "crop+flip+color_jitter" and build_augmentation("crop", 2) is crop
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        ("crop+cutmix", "augment must be one of none, crop, .*, or several joined by \\+, got 'cutmix'"),
+        ("", "augment must be one of none"),
+        ("crop+flip+crop", "augment must be names joined by \\+, each once, got 'crop\\+flip\\+crop'"),
+    ],
+)
+def test_names_that_are_not_known_or_come_twice_are_one_line(names, line):
+    with pytest.raises(ConfigError, match=line) as caught:
+        Digits(augment=names)
+    assert len(caught.value.lines) == 1
+
+
+@pytest.mark.parametrize("names", ["color_jitter", "crop+randaugment"])
+def test_colours_of_two_channels_are_refused(names):
+    with pytest.raises(ConfigError, match="data.augment must be without color_jitter and randaugment .* 2 channels"):
+        build_augmentation(names, 2)

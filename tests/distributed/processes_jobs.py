@@ -15,7 +15,7 @@ from advcore import AdversarialCoreset, Trainer, distributed, evaluate
 from advcore.attacks import LinfPGD
 from advcore.attacks.memory import Memory
 from advcore.cost import CostLedger
-from advcore.data.source import Resident, Streamed
+from advcore.data.source import Pooled, Resident, Source, Streamed
 from advcore.errors import AdvcoreError
 from advcore.files import load_folder, save_folder
 from advcore.minibatch import RULES
@@ -26,6 +26,7 @@ from advcore.rows import DenseRows
 from advcore.runtime.signals import Stopped, catch_signals
 from advcore.selection.schedule import Schedule
 from advcore.solvers import SOLVERS
+from advcore.training.average import SWA
 from advcore.training.loop import Listener
 from advcore.training.optimizers import SGD, Adam
 from advcore.training.step import Batch, Learner, PlainStepper, weigh_part
@@ -163,10 +164,10 @@ def one_update() -> dict:
     return found
 
 
-def fitted(settings: Trainer, model: nn.Module | None = None, **how) -> dict:
+def fitted(settings: Trainer, model: nn.Module | None = None, train: Source | None = None, **how) -> dict:
     """What training leaves, and whether all processes have the same."""
     model = model or network()
-    out = settings.fit(model, images(83), images(20, seed=1), seed=5, **how)
+    out = settings.fit(model, train or images(83), images(20, seed=1), seed=5, **how)
     distributed.merge_ledgers(out.ledger)
     everyone = distributed.gather_values({"model": model.state_dict(), "last": out.last, "best": out.best})
     entries = [
@@ -186,11 +187,13 @@ RUNS = {
     "trades": trainer,
     "selecting": selecting,
     "ema, adam, dropout": lambda: selecting(ema=0.9, optimizer=Adam(lr=0.003)),
-    "remembered": lambda: selecting(
+    "remembered, equal average": lambda: selecting(
+        swa=SWA(start=0.5),
         objective=Pgd(),
         attack=LinfPGD(eps=0.1, steps=2, start="remembered"),
         memory=Memory(precision="float16"),
     ),
+    "pool": lambda: trainer(objective=Pgd(), attack=LinfPGD(eps=0.1, steps=2, start="remembered")),
     "margin": lambda: trainer(minibatch=RULES["margin"](rho=0.5, warm_up=1)),
     "gradient matching, batch": lambda: selecting(
         minibatch=RULES["gradient_matching"](rho=0.5, warm_up=0), normalise="batch"
@@ -204,8 +207,11 @@ RUNS = {
 }
 
 
-def build(name: str) -> tuple[Trainer, nn.Module]:
-    return RUNS[name](), network(drop=0.2 if "dropout" in name else 0.0)
+def build(name: str) -> tuple[Trainer, nn.Module, Source]:
+    train: Source = images(83)
+    if "pool" in name:
+        train = Pooled(train, images(50, seed=9), share=0.6)
+    return RUNS[name](), network(drop=0.2 if "dropout" in name else 0.0), train
 
 
 def train() -> dict:
@@ -217,10 +223,10 @@ def resumed() -> dict:
     found = {}
     for name in RUNS:
         states = []
-        settings, model = build(name)
+        settings, model, train = build(name)
         settings.fit(
             model,
-            images(83),
+            train,
             images(20, seed=1),
             seed=5,
             listener=Listener(on_checkpoint=lambda state, states=states: states.append(state())),
@@ -361,7 +367,7 @@ def failures() -> dict:
 def stopped() -> dict:
     """A signal that one process gets stops all, at the same place; what was saved goes on to the same end."""
     states, told = [], None
-    settings, model = build("selecting")
+    settings, model, train = build("selecting")
     last = distributed.rank() == distributed.size() - 1
 
     def on_progress(phase: str, done: int, total: int) -> None:
@@ -371,7 +377,7 @@ def stopped() -> dict:
     try:
         with catch_signals():
             listener = Listener(on_progress=on_progress, on_checkpoint=lambda state: states.append(state()))
-            settings.fit(model, images(83), images(20, seed=1), seed=5, listener=listener)
+            settings.fit(model, train, images(20, seed=1), seed=5, listener=listener)
     except Stopped as error:
         told = error.number
     place = [states[-1]["place"][name] for name in ("epoch", "step")]

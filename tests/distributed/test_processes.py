@@ -135,7 +135,7 @@ def test_after_training_all_processes_hold_the_same(one, several, name):
 
 
 def test_the_accuracy_is_that_of_one_process_within_its_interval(one, several):
-    for name in ("trades", "selecting", "remembered"):
+    for name in ("trades", "selecting", "remembered, equal average"):
         alone, theirs = (tree["train"][name]["accuracy"]["worst"] for tree in (one, several[0]))
         low, high = alone["interval"]
         assert low <= theirs["accuracy"] <= high and alone["accuracy"] > 0.8

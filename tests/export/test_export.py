@@ -15,12 +15,15 @@ from safetensors.torch import load_file
 
 from advcore import Coreset, cli
 from advcore.config.load import from_dict
+from advcore.config.schema import WITH_ARCHITECTURE
 from advcore.errors import ConfigError
 from advcore.export import loader_template as standalone
 from advcore.export.export import build_network, export, strip_folders
-from advcore.files import load_tensors, save_tensors
+from advcore.export.robustbench import prepare_submission
+from advcore.files import load_tensors, read_sealed, save_tensors
 from advcore.models import MODELS
 from advcore.reporting.record import RunRecord
+from advcore.run.weights import load_state
 
 OUTSIDE = """
 import importlib.util, json, sys
@@ -57,12 +60,16 @@ def run(root, tiny, tmp_path_factory):
     return out
 
 
-def with_model(run, to, model: dict):
-    """A run's folder as if another network had been trained in it: its weights and statistics are random."""
+def with_model(run, to, model: dict, *, data: dict | None = None, shape=(1, 8, 8)):
+    """A run's folder as if another network had been trained in it: its weights and statistics are random.
+
+    data : settings of the data that it seems trained on, of this shape and ten classes.
+    """
     record = RunRecord.load(run / "record.json")
     record.config["model"] = model
+    record.config["data"], record.data["shape"] = data or record.config["data"], list(shape)
     record.save(to / "record.json")
-    net = build_network(from_dict(record.config), 10, (1, 8, 8))
+    net = build_network(from_dict(record.config), 10, shape)
     generator = torch.Generator().manual_seed(0)
     state = {name: _moved(value, generator) for name, value in net.state_dict().items()}
     for which, epoch in (("last", record.epochs[-1]["epoch"]), ("best", record.best_epoch)):
@@ -116,9 +123,10 @@ def test_every_architecture_is_the_same_where_there_is_no_advcore(run, tmp_path)
     pytest.importorskip("timm", reason="needs the package timm: install the extra hf")
     more = [
         {"name": "resnet50", "normalize": "none", "head": None, "stem": "imagenet"},
-        {"name": "timm:resnet10t", "normalize": "data", "head": None},
+        {"name": "timm:resnet10t", "normalize": "data", "head": None, "options": {"drop_path_rate": 0.1}},
+        {"name": "torchvision:mobilenet_v3_small", "options": {"width_mult": 0.25}},
     ]
-    usual = [{"name": name, "normalize": "data", "head": None} for name in MODELS if name != "timm"]
+    usual = [{"name": name, "normalize": "data", "head": None} for name in MODELS if name not in WITH_ARCHITECTURE]
     folders = []
     for i, model in enumerate([*usual, *more]):
         made = with_model(run, tmp_path / f"run{i}", model)
@@ -249,11 +257,13 @@ def test_a_damaged_checkpoint_or_coreset_is_not_exported(advcore, run, tmp_path)
 
 def test_where_files_lay_is_not_told():
     given = {"path": "/home/me/data/cifar10", "uri": "http://host/x", "list": ["a/b", 1, None], "name": "linf_pgd"}
+    given["weights"] = "hub:owner/repo"
     assert strip_folders(given) == {
         "path": "cifar10",
         "uri": "http://host/x",
         "list": ["b", 1, None],
         "name": "linf_pgd",
+        "weights": "hub:owner/repo",
     }
 
 
@@ -262,6 +272,80 @@ def test_a_models_folder_has_a_name_by_itself(run, tmp_path, monkeypatch):
     assert str(export(run, kind="coresets").folder) == "exports/small-best"
     with pytest.raises(ConfigError, match="new or empty"):
         export(run, kind="coresets")
+
+
+def test_the_bundle_of_copies_of_cifar10_claims_nothing_and_says_what_to_run(advcore, run, tmp_path):
+    """Its loader gives the logits of the run's model."""
+    copies = {"name": "parquet", "path": "/home/me/cifar10"}
+    made = with_model(run, tmp_path / "run", {"name": "small_cnn", "width": 4}, data=copies, shape=(3, 32, 32))
+    code, told, err = advcore("export", made, "--out", tmp_path / "out", "--robustbench")
+    assert code == 0, err
+    lines = told.splitlines()
+    assert [line for line in lines if line.startswith("no claim")] == [
+        "no claim: not evaluated on the full test set: 0 of 10,000 images by AutoAttack standard, Linf 8/255",
+        "no claim: evaluated on copies of cifar10 (data.name: parquet), not on the files that torchvision reads",
+        "no claim: evaluated without the checks that see a random forward pass (evaluation.checks: false)",
+    ]
+    file = made / "robustbench.json"
+    assert lines[-2] == (
+        f"next: advcore evaluate {made} --checkpoint best --out {file} --state {made / 'robustbench.npz'} "
+        "--set 'data={name: cifar10, path: data}' "
+        "--set 'evaluation.attacks=[{name: autoattack, norm: linf, eps: 8/255}]' --set evaluation.examples=null "
+        "--set evaluation.checks=true"
+    )
+    out = tmp_path / "out"
+    assert lines[-1] == (
+        f"next: advcore export {made} --checkpoint best --out {out} --overwrite --robustbench --evaluation {file}"
+    )
+    entry = json.loads((out / "robustbench/model_info/cifar10/Linf/trades_gradmatch.json").read_text())
+    assert entry["eps"] == "8/255" and entry["clean_acc"] is entry["autoattack_acc"] is None
+    net = build_network(from_dict(RunRecord.load(made / "record.json").config), 10, (3, 32, 32))
+    load_state(net, made / "checkpoints/best.safetensors")
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded(out)(images), net(images))
+
+
+def test_what_is_claimed_is_printed(advcore, run, tmp_path):
+    data = {"name": "cifar10", "path": "data"}
+    made = with_model(run, tmp_path / "run", {"name": "small_cnn", "width": 4}, data=data, shape=(3, 32, 32))
+    record = RunRecord.load(made / "record.json")
+    record.config["evaluation"]["checks"] = True
+    facts = {"n": 10_000, "interval": [0.5, 0.9]}
+    attack = {"name": "autoattack", "norm": "linf", "eps": 8 / 255, "version": "standard", "parts": [], "after": {}}
+    attacks = [attack | facts | {"accuracy": 0.5, "seed": 0, "package": "x 1"}]
+    record.final["best"] = {"clean": facts | {"accuracy": 0.8}, "attacks": attacks, "flags": []}
+    record.save(made / "record.json")
+    code, told, err = advcore("export", made, "--out", tmp_path / "out", "--robustbench")
+    assert code == 0 and "claim: clean 80.00 %, AutoAttack 50.00 %\n" in told and "no claim" not in told, err
+
+
+def test_data_without_a_leaderboard_is_a_line(advcore, run, tmp_path):
+    code, _, err = advcore("export", run, "--out", tmp_path / "out", "--robustbench")
+    assert code == 2 and "got 'digits Linf'; export without it" in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_bundle_is_the_same_where_there_is_no_advcore(run, tmp_path):
+    model = {"name": "resnet18", "normalize": "data", "head": None, "stem": "cifar"}
+    copies = {"name": "parquet", "path": "cifar10"}
+    made = with_model(run, tmp_path / "run", model, data=copies, shape=(3, 32, 32))
+    folder = export(made, tmp_path / "out").folder
+    prepare_submission(made).write(folder)
+    (found,) = outside(folder)
+    assert found["check-noise: difference"] <= 1e-6 and (folder / "robustbench/issue.md").exists()
+
+
+@pytest.mark.slow
+def test_exported_weights_are_evaluated_like_those_of_the_run(advcore, run, tmp_path):
+    out = tmp_path / "out"
+    assert advcore("export", run, "--out", out)[0] == 0
+    files = [tmp_path / "exported.json", tmp_path / "of_the_run.json"]
+    for which, file in zip((out / "model.safetensors", "best"), files, strict=True):
+        assert advcore("evaluate", run, "--checkpoint", which, "--out", file)[0] == 0
+    ours, theirs = (read_sealed(file, "advcore-evaluation-1") for file in files)
+    assert ours["attacks"] == theirs["attacks"] and ours["config"] == theirs["config"]
+    assert theirs["sha256"] == json.loads((run / "checkpoints/best.json").read_text())["sha256"]
 
 
 @pytest.mark.slow

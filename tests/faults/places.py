@@ -23,7 +23,15 @@ RUN = {
     "tracking": [{"name": "tensorboard"}],
 }
 NEEDED = {"eps": 0.1, "path": "x", "lr": 0.05, "milestones": [1], "steps": 2, "first": 1, "last": 2, "mean": 1.5}
+NEEDED["epochs"] = 2
 """A value for each setting that has no default, so that a class can be put into a run file."""
+
+NAMED = {
+    "Timm": "timm:resnet18",
+    "Torchvision": "torchvision:resnet18",
+    "TimmOptimizer": "timm:lamb",
+    "TimmSchedule": "timm:cosine",
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,8 @@ class Place:
 
     def settings(self) -> dict[str, Any]:
         """Type by name, of the settings that are written below this place."""
-        return {f.name: f.type for f in dataclasses.fields(self.cls) if f.name != "architecture"}
+        of_name = getattr(self.cls, "after_colon", "architecture")
+        return {f.name: f.type for f in dataclasses.fields(self.cls) if f.name != of_name}
 
     def dotted(self, name: str) -> str:
         return f"{self.path}.{name}" if self.path else name
@@ -73,11 +82,16 @@ def _below(path: str, cls: type, run: dict) -> Iterator[Place]:
         if get_origin(kind) is list:
             here, kind = f"{here}.0", get_args(kind)[0]
         for name, chosen in choices(kind).items():
-            own = {f.name: NEEDED[f.name] for f in dataclasses.fields(chosen) if f.name in NEEDED and _required(f)}
-            yield from _below(here, chosen, _with(run, here, {"name": name, **own}))
+            yield from _below(here, chosen, _with(run, here, {"name": name, **_list_needed(chosen)}))
         for inner in (kind, *get_args(kind)):
             if isinstance(inner, type) and dataclasses.is_dataclass(inner):
-                yield from _below(here, inner, run if _at(run, here) else _with(run, here, {}))
+                yield from _below(here, inner, run if _at(run, here) else _with(run, here, _list_needed(inner)))
+
+
+def _list_needed(cls: type) -> dict[str, Any]:
+    return {
+        field.name: NEEDED[field.name] for field in dataclasses.fields(cls) if _required(field) and field.name in NEEDED
+    }
 
 
 def _required(field: dataclasses.Field) -> bool:
@@ -89,7 +103,7 @@ def choices(kind: Any) -> dict[str, type]:
     found: dict[str, type] = {}
     for part in get_args(kind):
         if isinstance(part, ByName):
-            found |= {"timm:resnet18" if name == "timm" else name: cls for name, cls in part.table.items()}
+            found |= {NAMED.get(cls.__name__, name): cls for name, cls in part.table.items()}
         else:
             found |= choices(part)
     return found
@@ -132,8 +146,11 @@ def wrong_types(kind: Any) -> list[Any]:
         (inner,) = get_args(part)
         nested = [[bad] for bad in wrong_types(inner)] if inner in (int, float, str) else [[3], ["a"], [None], [[]]]
         return [*wrong, "text", 3, True, {"a": 1}, *nested]
+    if part == dict[str, object]:
+        return [*wrong, "text", 3, True, ["a"]]
     if get_origin(part) is dict:
-        return [*wrong, "text", 3, True, ["a"], {"a": 3}, {"a": [3]}, {"a": None}]
+        nested = [] if get_args(part)[-1] is object else [{"a": 3}, {"a": [3]}, {"a": None}]
+        return [*wrong, "text", 3, True, ["a"], *nested]
     return [*wrong, "text", 3, True, ["a"], 0.5]  # a section
 
 

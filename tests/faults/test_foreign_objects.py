@@ -369,8 +369,8 @@ class Torchattack:
 
 FIT = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
 ATTACKS = "an attack, such as advcore.attacks"
-OPTIMIZERS = "one of SGD, Adam, AdamW, such as advcore.training"
-RATES = "one of Constant, MultiStep, Cosine, OneCycle, Cyclic, such as advcore.training"
+OPTIMIZERS = "one of SGD, Adam, AdamW, TimmOptimizer, such as advcore.training"
+RATES = "one of Constant, MultiStep, Cosine, OneCycle, Cyclic, TimmSchedule, such as advcore.training"
 OBJECTIVES = "an objective, such as advcore.objectives"
 A_CLASS = "; that is a class: make an object of it"
 SETTINGS = {
@@ -390,7 +390,7 @@ SETTINGS = {
     "attack: AutoAttack": (
         "attack",
         AutoAttack(eps=0.1),
-        f"{ATTACKS}.LinfPGD(...), got AutoAttack(eps=0.1, norm='linf', version='standard')",
+        f"{ATTACKS}.LinfPGD(...), got AutoAttack(eps=0.1)",
     ),
     "optimizer: torch's": ("optimizer", FIT, f"{OPTIMIZERS}.SGD(...), got torch.optim.sgd.SGD"),
     "optimizer: torch's class": (
@@ -414,7 +414,7 @@ SETTINGS = {
     "selector: solver": (
         "selector",
         Random(),
-        "an object of the class advcore.selection.coreset.AdversarialCoreset, got Random(redraw=True)",
+        "an object of the class advcore.selection.coreset.AdversarialCoreset, got Random()",
     ),
     "speed: mapping": ("speed", {}, "an object of the class advcore.runtime.precision.Speed, got {}"),
 }

@@ -509,11 +509,13 @@ def test_an_architecture_by_address_is_refused_and_fetches_nothing(advcore, root
         "local-dir:/tmp",
         "os.system",
         "../resnet18",
-        "resnet18.a1_in1k",
+        "resnet18.no_tag",
+        "resnet18./tmp/net.pt",
     ):
-        file = root / "experiments/linf_full.yaml"
-        code, _, err = advcore("check", file, "--set", f"model={{name: 'timm:{name}'}}")
-        assert code == 2 and "model.name must be" in err and err.count("\n") == 1, err
+        for library in ("timm", "torchvision"):
+            file = root / "experiments/linf_full.yaml"
+            code, _, err = advcore("check", file, "--set", f"model={{name: '{library}:{name}'}}")
+            assert code == 2 and "model.name must be" in err and err.count("\n") == 1, err
 
 
 # ---- D5: out of the run's folder ----

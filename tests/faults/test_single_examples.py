@@ -119,7 +119,9 @@ def test_problems_may_be_alone():
     "kept, expected", [([4, 4, 4], [4, 4, 4]), ([5], []), ([5, 1], [4]), ([3, 6], [4]), ([9], [4])]
 )
 def test_a_queue_trains_on_full_batches_and_leaves_no_image_alone(kept, expected):
-    stepper = UpdateSubsetStepper(RULES["loss_ranked"](queue=True), None, batch_size=4, seed=0, attack=None)
+    stepper = UpdateSubsetStepper(
+        RULES["loss_ranked"](queue=True, look="eval"), None, batch_size=4, seed=0, attack=None
+    )
     steps = []
     stepper._take_step = lambda learner, images, where: (steps.append(len(images[1])) or torch.zeros(()), 0)
     for count in kept:
@@ -183,7 +185,9 @@ def test_a_single_example_in_train_mode_is_refused_in_a_line(source, held_out):
 
 
 @pytest.mark.parametrize("n", [17, 33, 47])
-@pytest.mark.parametrize("rule", [None, RULES["random_mix"](p_up=0.5), RULES["loss_ranked"](p_up=0.5, queue=True)])
+@pytest.mark.parametrize(
+    "rule", [None, RULES["random_mix"](p_up=0.5), RULES["loss_ranked"](p_up=0.5, queue=True, look="eval")]
+)
 def test_training_takes_any_number_of_examples(source, n, rule):
     model = Pointwise()
     build_trainer(rule, attack_mode="train").fit(model, take(source, n), seed=0)

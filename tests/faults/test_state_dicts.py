@@ -319,3 +319,22 @@ def test_a_model_whose_submodule_is_called_module_keeps_its_names(model, tmp_pat
     nn.init.zeros_(model[5].weight)
     load_state(wrapped, tmp_path / "w.pt")
     assert_same(copy_state(wrapped), state)
+
+
+class Versioned(nn.Linear):
+    """As torchvision's MNASNet: it loads nothing that does not say of which version it is."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *more):
+        if metadata.get("version") != 2:
+            raise ValueError(f"version should be 2 instead of {metadata.get('version')}")
+        super()._load_from_state_dict(state, prefix, metadata, *more)
+
+
+def test_a_layer_that_asks_for_its_version_is_loaded(tmp_path):
+    net = Versioned(3, 2)
+    torch.save(dict(net.state_dict()), tmp_path / "net.pt")
+    other = Versioned(3, 2)
+    load_state(other, tmp_path / "net.pt")
+    assert torch.equal(net.weight, other.weight)

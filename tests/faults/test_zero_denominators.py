@@ -17,6 +17,7 @@ from advcore.minibatch.base import Seen, draw_examples, normalise_entropy
 from advcore.objectives import Pgd, Standard
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
+from advcore.selection.partition import PARTITIONS, Split
 from advcore.selection.quality import Sample, estimate_full_error, measure_gradient_error, measure_quality
 from advcore.selection.result import Coreset
 from advcore.selection.schedule import Schedule
@@ -160,8 +161,15 @@ def make_rows(residuals: torch.Tensor) -> FactoredRows:
 def test_the_quality_of_weights_of_zero_is_finite():
     rows = make_rows(torch.randn(6, 2))
     solution = Solution(torch.arange(3), torch.zeros(3))
+    labels = torch.zeros(6, dtype=torch.long)
+    split = Split(rows=rows, labels=labels, budget=0.5, block_size=2, blocks="permuted", stream=STREAM)
     facts = measure_quality(
-        solution, Measurement(rows, torch.zeros(6, dtype=torch.long)), None, normalise="none", stream=STREAM
+        solution,
+        Measurement(rows, labels),
+        None,
+        problems=PARTITIONS["whole"](split),
+        normalise="none",
+        stream=STREAM,
     )
     assert facts["effective_sample_size"] == 0 and facts["weight_sum"] == 0
     assert facts["gradient_error"] == pytest.approx(1)

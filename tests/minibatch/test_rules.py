@@ -298,6 +298,8 @@ def test_a_share_out_of_range_is_one_line(name, value):
         ("loss_ranked", {"p_min": 0}),
         ("loss_ranked", {"accuracy": "both"}),
         ("loss_ranked", {"probed": -1}),
+        ("loss_ranked", {"look": "both"}),
+        ("loss_ranked", {"queue": True, "look": "train"}),
         ("random_mix", {"adversarial": 2}),
     ],
 )

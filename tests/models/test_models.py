@@ -10,7 +10,7 @@ from advcore.errors import ConfigError
 from advcore.models import MODELS
 from advcore.models.base import Normalize, measure_channels
 from advcore.models.head import find_head, tap_features
-from advcore.models.resnets import PreActNet
+from advcore.models.resnets import ACTIVATIONS, PreActNet
 
 RESNETS = ("resnet18", "resnet50")
 
@@ -102,6 +102,7 @@ def test_width_sets_the_small_cnn_features():
     [
         ("small_cnn", {"width": 0}, ("width", "0")),
         ("resnet18", {"stem": "cifer"}, ("stem", "'cifer'", "did you mean 'cifar'?")),
+        ("wide_resnet28_10", {"activation": "swish"}, ("activation", "'swish'", "silu")),
         ("resnet50", {"normalize": "dota"}, ("normalize", "'dota'", "did you mean 'data'?")),
     ],
 )
@@ -263,15 +264,25 @@ def test_a_constant_channel_has_deviation_one():
 # ---- the blocks that torchvision lacks ----
 
 
-def test_a_preactivation_net_equals_its_blocks_written_out():
+ACTIVATED = {
+    "relu": lambda z: z.clamp_min(0),
+    "silu": lambda z: z / (1 + (-z).exp()),
+    "gelu": lambda z: z * (1 + torch.erf(z / 2**0.5)) / 2,
+    "softplus": lambda z: (1 + z.exp()).log(),
+}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_preactivation_net_equals_its_blocks_written_out(activation):
+    activate = ACTIVATED[activation]
     with seeded():
-        net = PreActNet(5, 3, stem=4, widths=(4, 8), depth=1).eval()
+        net = PreActNet(5, 3, stem=4, widths=(4, 8), depth=1, activation=activation).eval()
     x = images(2, (3, 8, 8))
     out = net.stem(x)
     for block, change in zip(net.blocks, (False, True), strict=True):  # the second halves and widens
-        inner = torch.relu(block.bn1(out))
+        inner = activate(block.bn1(out))
         kept = block.shortcut(inner) if change else out
-        out = kept + block.conv2(torch.relu(block.bn2(block.conv1(inner))))
+        out = kept + block.conv2(activate(block.bn2(block.conv1(inner))))
         assert (block.shortcut is not None) == change
     assert out.shape == (2, 8, 4, 4)
-    assert torch.allclose(net(x), net.fc(torch.relu(net.bn(out)).mean((2, 3))), atol=1e-6)
+    assert torch.allclose(net(x), net.fc(activate(net.bn(out)).mean((2, 3))), atol=1e-6)

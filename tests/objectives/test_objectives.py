@@ -18,6 +18,7 @@ from advcore.objectives.base import (
     compute_margin_loss,
     is_attacked,
     needs_clean,
+    takes_mixed_labels,
 )
 from advcore.objectives.mart import Mart, compute_log_complement
 from advcore.objectives.standard import Pgd, Standard
@@ -307,3 +308,37 @@ def test_settings_are_frozen():
     with pytest.raises(AttributeError):
         Trades().beta = 1.0
     assert replace(Trades(), beta=1.0).beta == 1.0
+
+
+# ---- mixed labels ----
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_loss_of_mixed_labels_is_the_mean_of_both_labels_losses(smoothing):
+    """Also the hand-worked one: logits log 1, log 3, of which a label of .25 and .75 has .25 log 4 + .75 log 4/3."""
+    z, share = some_logits(Pgd())["adversarial"], torch.linspace(0, 1, B, dtype=torch.float64)
+    y, partner = labels(), labels().flip(0)
+    shares = share[:, None] * F.one_hot(y, C) + (1 - share[:, None]) * F.one_hot(partner, C)
+    slow = share * compute_cross_entropy(z, y, smoothing) + (1 - share) * compute_cross_entropy(z, partner, smoothing)
+    assert torch.allclose(compute_cross_entropy(z, shares, smoothing), slow, atol=1e-12)
+    (loss,) = compute_cross_entropy(torch.tensor([[1.0, 3.0]]).log(), torch.tensor([[0.25, 0.75]]))
+    assert float(loss) == pytest.approx(0.25 * math.log(4) + 0.75 * math.log(4 / 3))
+
+
+def test_a_masked_class_without_a_share_has_no_part_and_one_with_a_share_is_infinite():
+    z = torch.tensor([[0.0, 0.0, -math.inf]], requires_grad=True)
+    loss = compute_cross_entropy(z, torch.tensor([[0.5, 0.5, 0.0]]), 0.2)
+    assert loss.item() == pytest.approx(math.log(2))
+    (gradient,) = torch.autograd.grad(loss.sum(), z)
+    assert torch.isfinite(gradient).all()
+    assert compute_cross_entropy(z, torch.tensor([[0.5, 0.0, 0.5]])).isinf()
+
+
+@EVERY
+def test_objectives_that_say_so_take_mixed_labels(name):
+    objective = OBJECTIVES[name]()
+    assert takes_mixed_labels(objective) == (name != "mart")
+    if name != "mart":
+        logits, y = some_logits(objective), labels()
+        shares = F.one_hot(y, C).double()
+        assert torch.allclose(objective.loss(shares, **logits), objective.loss(y, **logits), atol=1e-12)

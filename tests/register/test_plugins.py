@@ -38,6 +38,25 @@ def tables():
         yield
 
 
+NAMELESS = """
+from functools import partial
+import advcore.register
+from torch import nn
+
+def build(num_classes, width):
+    return nn.Linear(width, num_classes)
+
+def make():
+    class Local(nn.Module):
+        def __init__(self, num_classes): ...
+    return Local
+
+advcore.register.model("a_partial")(partial(build, width=3))
+advcore.register.model("a_lambda")(lambda num_classes: build(num_classes, 3))
+advcore.register.model("a_local")(make())
+"""
+
+
 @pytest.fixture
 def my_net(tmp_path):
     path = tmp_path / "my_net.py"
@@ -203,12 +222,32 @@ def test_a_run_remembers_its_plug_in_and_goes_on_with_the_same_alone(advcore, tm
     assert advcore("run", run_file, *options, "--set", "training.epochs=2", "--resume")[0] == 0
 
 
+def test_plug_ins_whose_files_have_the_same_name_are_told_apart_by_content(my_net, tmp_path):
+    other = tmp_path / "other" / my_net.name
+    other.parent.mkdir()
+    other.write_text("import torch\n")
+    plugins.load_plugins([my_net, other])
+    plugins.check_plugins([plugin.describe() for plugin in plugins.LOADED], same_content=True)
+
+
+def test_a_network_without_a_name_in_its_file_has_no_loader(tmp_path):
+    path = tmp_path / "nameless.py"
+    path.write_text(NAMELESS)
+    plugins.load_plugins([path])
+    for name in ("a_partial", "a_lambda", "a_local"):
+        assert plugins.find_source(TABLES["models"].pop(name)()) is None
+
+
 def test_an_exported_network_asks_for_the_file_that_defines_it(advcore, tmp_path, my_net, run_file, monkeypatch):
     folder, out = tmp_path / "run", tmp_path / "export"
     assert advcore("run", run_file, "--plugin", my_net, "--out", folder)[0] == 0
     status, text, err = advcore("export", folder, "--plugin", my_net, "--out", out)
     assert status == 0 and "my_net.py is not exported" in text, err
     loader = {"__file__": str(out / "model.py"), "__name__": "model"}
+    assert (
+        "needs torch and safetensors, my_net.py with what it imports, and nothing else"
+        in (out / "model.py").read_text()
+    )
     assert not (out / "my_net.py").exists()
     code = compile((out / "model.py").read_text(), "model.py", "exec")
     exec(code, loader)

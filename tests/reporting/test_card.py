@@ -2,6 +2,7 @@
 
 import pytest
 
+from advcore.reporting import card
 from advcore.reporting.card import is_measured, write_card
 from advcore.reporting.record import RunRecord
 from advcore.reporting.tables import name_data
@@ -52,9 +53,18 @@ def test_the_metadata_is_yaml_that_the_hub_reads():
     found = hub.ModelCard(write_card(record(), "last", 1, FACTS)).data
     assert found.model_name == "a_run" and "adversarial-robustness" in found.tags
     assert [(one.metric_name, one.metric_value) for one in found.eval_results] == [
-        ("clean accuracy", 0.8),
-        ("robust accuracy (linf 8/255, PGD-20)", 0.45),
+        ("clean accuracy, 4,000 images", 0.8),
+        ("robust accuracy (linf 8/255, PGD-20), 4,000 images", 0.45),
     ]
+    assert {(one.dataset_type, one.dataset_name, one.dataset_split) for one in found.eval_results} == {
+        ("parquet", "parquet cifar10", "test")
+    }
+
+
+def test_without_the_hubs_package_a_card_has_no_metadata(monkeypatch):
+    monkeypatch.setattr(card, "can_write_metadata", lambda: False)
+    page = write_card(record(), "last", 1, FACTS)
+    assert page.startswith("# a_run\n") and "| clean | 80.0 |" in page
 
 
 @pytest.mark.parametrize(
@@ -106,3 +116,10 @@ def test_what_does_not_fit_is_not_claimed():
     page = write_card(found, "last", 1, FACTS | {"shape": [1, 8, 8], "standalone": False})
     assert "no robustness is to be expected" in page and "benchmark(" not in page and "from model import" not in page
     assert name_data(found) == "parquet cifar10"
+
+
+@pytest.mark.parametrize(("inputs", "name"), [({}, "net.pt"), ({"model.weights.name": "hub:me/net"}, "hub:me/net")])
+def test_weights_that_it_began_with_are_named(inputs, name):
+    begun = record(inputs=inputs)
+    begun.config["model"]["weights"] = "/home/me/net.pt"
+    assert f"begun from trained weights: `{name}`" in write_card(begun, "last", 1, FACTS)

@@ -242,6 +242,16 @@ def test_whatever_a_record_holds_is_escaped():
         )
 
 
+def test_how_far_kept_images_are_from_the_boundary_is_drawn_over_epochs():
+    radii = [{"n": 8, "flipped": 0.5, "mean": None}, {"n": 8, "flipped": 0.75, "mean": 0.02}]
+    epochs = [epoch(i, minibatch={"p_up": 0.5, "radius": radius}) for i, radius in enumerate(radii)]
+    page = page_of(record(epochs=epochs))
+    assert all(
+        f"Minibatch rule: {name}." in page for name in ("p up", "smallest radius that flips", "flipped in the ball")
+    )
+    assert "flipped in the ball over epochs, from 0.5 to 0.75" in page
+
+
 def test_a_page_needs_nothing_from_outside(page):
     for one in (page, render(build_runs_page("x", [Run("a-s0", record())]))):
         assert not re.search(r"https?:|url\(|@import|<script|<link rel=\"stylesheet|srcset|\bon[a-z]+=", one)

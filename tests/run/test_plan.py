@@ -5,6 +5,7 @@ import re
 import pytest
 
 from advcore.config.load import load
+from advcore.errors import ConfigError
 from advcore.reporting.record import RunRecord
 from advcore.run.plan import explain_epochs
 from advcore.run.prepare import prepare
@@ -71,6 +72,20 @@ def test_a_dear_attack_a_rule_and_scores_are_named_too(plan):
     assert "into scores over epochs" in told and "selection.probe_epochs" in told and "selections" not in told
 
 
+def test_ramps_that_take_another_share_than_of_full_training_are_told(plan):
+    """144 images in batches of 64, after the split: 3 steps an epoch on all data and 1 on a tenth."""
+    ramps = ("training.eps_ramp=5", "training.head_epochs=1", "training.awp={warm_up: 2}")
+    small = ("selection.budget=0.1", "training.epochs=20", "selection.warm_start=0.5")
+    lines = [
+        "training.eps_ramp: 5 takes 100% of this run's steps, 25% of full training's",
+        "training.head_epochs: 1 takes 23% of this run's steps, 5% of full training's",
+        "training.awp.warm_up: 2 takes 31% of this run's steps, 10% of full training's",
+    ]
+    assert plan(*ramps, *small).notes["ramps"] == "; ".join(lines)
+    assert "ramps" not in plan("training.eps_ramp_share=0.2", *small).notes
+    assert "ramps" not in plan(*ramps, "selection=null").notes
+
+
 @pytest.mark.parametrize("changes", [["selection=null"], ["selection.budget=1.0"], ["selection.warm_start=0"]])
 def test_a_plan_without_surprises_has_no_notes(plan, changes):
     assert plan(*changes).notes == {}
@@ -84,3 +99,9 @@ def test_both_commands_print_the_plan_with_its_notes_and_the_record_keeps_the_pl
     code, out, err = advcore("run", file, *sets, "--out", tmp_path / "run")
     assert code == 0 and "\n3 of training.epochs: 4 run" in out, err
     assert "; 3 of 4 epochs run: " in RunRecord.load(tmp_path / "run/record.json").plan
+
+
+def test_a_plan_refuses_images_that_nothing_can_be_remembered_of(plan):
+    with pytest.raises(ConfigError, match=r"^data\.augment must be an augmentation that only moves pixels") as caught:
+        plan("attack.start=remembered", "data.augment=crop+color_jitter")
+    assert len(caught.value.lines) == 1

@@ -10,7 +10,7 @@ from sealed import rewrite, update
 
 from advcore import cli
 from advcore.evaluation import evaluate as evaluation
-from advcore.run import checkpoints, run
+from advcore.run import checkpoints, resume, run
 from advcore.runtime.signals import Stopped
 
 pytestmark = [pytest.mark.case("A8"), pytest.mark.usefixtures("tiny")]
@@ -162,3 +162,10 @@ def test_another_network_that_distances_are_measured_in_is_refused(advcore, comm
     update(tmp_path / "run/record.json", finished=False)
     code, _, err = advcore(*settings, "--out", tmp_path / "run", "--resume")
     assert code == 2 and "attack.network" in err
+
+
+def test_a_state_alone_keeps_the_defaults_of_the_version_that_wrote_it(monkeypatch, tmp_path):
+    facts = {"config": {"name": "ranked", "minibatch": {"name": "loss_ranked", "p_up": 0.5}}}
+    monkeypatch.setattr(checkpoints, "load_newest", lambda path: ({}, facts, []))
+    record, (line,) = resume._load_record(tmp_path)
+    assert record.config["minibatch"] == {"look": "eval", "name": "loss_ranked", "p_up": 0.5} and "missing" in line

@@ -5,10 +5,18 @@ import re
 import sys
 
 import pytest
+import torch
+import torch.nn.functional as F
 
-from advcore import cli
+from advcore import Coreset, cli
+from advcore.config.load import load
+from advcore.errors import ConfigError
 from advcore.reporting.record import RunRecord
+from advcore.rng import Stream
+from advcore.run.build import build_trainer
+from advcore.run.prepare import prepare
 from advcore.selection.scores import Scores
+from advcore.training.progress import Listener
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +55,73 @@ def test_scores_of_one_architecture_choose_the_coreset_of_another_and_the_record
     assert record.ledger["scoring"]["forward"] == 0 and record.config["selection"]["solver"]["scores"] == str(out)
 
     easiest = scores.indices[scores.values.argsort(stable=True)[:36]].tolist()
-    from advcore import Coreset
-
     (path,) = (tmp_path / "run/coresets").glob("*.npz")
     assert sorted(Coreset.load(path).indices.tolist()) == sorted(easiest)
+
+
+def count_successes(config) -> torch.Tensor:
+    """Train, and attack each example alone after each epoch: in how many of the epochs it is misclassified."""
+    prepared = prepare(config)
+    source, attack = prepared.data.train, config.attack
+    wrong = torch.zeros(len(source), dtype=torch.float64)
+
+    def attack_each(model):
+        model.eval()
+        for i in range(len(source)):
+            _, x, y = next(source.batches([torch.tensor([i])]))
+            numbers = Stream(seed=config.seed, purpose="scoring").at(torch.tensor([i]))
+            x_adv = attack(lambda z, y=y: F.cross_entropy(model(z), y, reduction="none"), x, generator=numbers)
+            wrong[i] += int(model(x_adv).argmax()) != int(y)
+        model.train()
+
+    listener = Listener(on_model=attack_each)
+    prepared.trainer.fit(prepared.model, source, seed=config.seed, augment=prepared.data.augment, listener=listener)
+    return wrong
+
+
+def test_learning_stability_is_of_adversarial_training_under_attack_and_balanced_over_classes(
+    advcore, root, tiny, tmp_path
+):
+    out = tmp_path / "stability.npz"
+    small = ["data.train_size=40", "training.epochs=2", "training.optimizer.lr=0.2"]
+    sets = [part for change in small for part in ("--set", change)]
+    code, said, err = advcore("score", "linf_full.yaml", *sets, "--out", out)
+    assert code == 0, err
+    scores = Scores.load(out)
+    assert scores.score == "adversarial_instability" and scores.passes == count_passes(said)
+    assert scores.passes == 2 * 36 * ((2 * 2 + 2) + (2 * 2 + 1))  # of training, and of the scores of each epoch
+    config = load(root / "experiments/linf_full.yaml", [*tiny, *small])
+    wrong = count_successes(config)
+    assert torch.equal((2 * scores.values).round(), wrong) and len(wrong.unique()) > 1
+    assert "keep: easiest" in said.replace("│", "").replace("\n", " ")
+
+    use = ["--set", f"selection.solver.scores={out}", "--out", tmp_path / "run"]
+    code, _, err = advcore("run", "stability_trades.yaml", *sets, *use)
+    assert code == 0, err
+    record = RunRecord.load(tmp_path / "run/record.json")
+    assert record.pretraining == {"run": str(out), "passes": scores.passes}
+    assert record.ledger["scoring"]["forward"] == 0
+    (path,) = (tmp_path / "run/coresets").glob("*.npz")
+    chosen = Coreset.load(path).indices.tolist()
+    labels = prepare(config).data.whole
+    stability = dict(zip(scores.indices.tolist(), scores.values.tolist(), strict=True))
+    for label in range(10):
+        members = [i for i in stability if int(labels[i]) == label]
+        kept = [i for i in members if i in chosen]
+        assert abs(len(kept) - len(members) / 2) < 1
+        assert max((stability[i] for i in kept), default=0) <= min(stability[i] for i in {*members} - {*kept})
+
+
+def test_scores_of_attacked_images_serve_training_without_an_attack(root):
+    assert build_trainer(load(root / "experiments/stability_standard.yaml", []))
+    with pytest.raises(ConfigError, match="solver.points must be clean for an objective that is not attacked"):
+        build_trainer(load(root / "experiments/stability_standard.yaml", ["selection.solver.scores=null"]))
+
+
+def test_a_file_of_scores_that_is_not_there_is_one_line_with_the_way_out(advcore, tmp_path):
+    code, _, err = advcore("check", "stability_trades.yaml", "--set", f"selection.solver.scores={tmp_path / 's.npz'}")
+    line = f"advcore: selection.solver.scores: {tmp_path / 's.npz'} is missing; make it with `advcore score`"
+    assert code == 2 and err.replace("\n", " ").strip() == line
 
 
 def count_passes(said: str) -> int:

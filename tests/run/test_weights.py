@@ -1,6 +1,7 @@
 """Runs that begin from trained weights: those of the file, with the head's or without, and told before training."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -106,11 +107,16 @@ def test_given_numbers_normalise_in_place_of_the_datas_own(tmp_path):
             prepare(from_dict(RUN | {"model": RUN["model"] | changes}))
 
 
-def test_normalisation_inside_the_file_wins(tmp_path):
+def test_normalisation_inside_the_file_wins(tmp_path, caplog):
     network = nn.Sequential(prepare(from_dict(RUN)).model[0], build_network())
     network[0].mean.fill_(0.125)
     prepared = prepare(configure(save(network, tmp_path / "net.safetensors", save=save_file)))
     assert float(prepared.model[0].mean) == 0.125 and equal(network[1].state_dict(), read_network(prepared))
+    assert not caplog.messages
+    prepared = prepare(configure(tmp_path / "net.safetensors", mean=[0.5], std=[0.25]))
+    assert float(prepared.model[0].mean) == 0.125
+    (line,) = caplog.messages
+    assert line.endswith("has a normalisation of its own, which counts in place of model.mean and model.std")
 
 
 def test_on_the_command_line_a_run_tells_it_and_goes_on_with_the_same_weights_alone(advcore, tmp_path):
@@ -140,3 +146,7 @@ def test_the_cost_of_the_run_that_wrote_the_weights_is_recorded(tmp_path):
     assert first.pretraining == {}
     assert second.pretraining == {"run": first.name, "passes": spent[0]}
     assert third.pretraining == {"run": second.name, "passes": sum(spent)}
+    moved = (tmp_path / "first/checkpoints/last.safetensors").rename(tmp_path / "moved.safetensors")
+    longer = configure(moved)
+    longer = replace(longer, training=replace(longer.training, epochs=2))
+    assert run(prepare(longer), tmp_path / "second", resume=True).pretraining == second.pretraining

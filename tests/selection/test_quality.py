@@ -6,6 +6,7 @@ import torch
 from advcore.gradients.base import Measurement
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
+from advcore.selection.partition import PARTITIONS, Split
 from advcore.selection.quality import (
     Sample,
     describe_stretch,
@@ -32,11 +33,18 @@ def factored(n, seed):
     )
 
 
+def problems_of(rows, partition="whole", labels=LABELS, block_size=8):
+    blocks = Stream(seed=0, purpose="blocks")
+    split = Split(rows=rows, labels=labels, budget=0.4, block_size=block_size, blocks="permuted", stream=blocks)
+    return PARTITIONS[partition](split)
+
+
 def found(rows, goal=None, normalise="coreset", **more):
     return measure_quality(
         Solution(indices=PICKS, weights=WEIGHTS, **more),
         Measurement(rows=rows, labels=LABELS),
         goal,
+        problems=problems_of(rows),
         normalise=normalise,
         stream=STREAM,
     )
@@ -93,8 +101,43 @@ def test_random_errors_are_a_mean_of_five_seeded_draws():
         picks = STREAM.child(draw).at(torch.arange(N)).permutation()[:4]
         errors.append(float((matrix[picks].sum(0) * N / 4 - matrix.sum(0)).norm() / matrix.sum(0).norm()))
     assert len(set(errors)) == 5
-    assert measure_random_error(rows, 4, STREAM, total) == pytest.approx(sum(errors) / 5)
-    assert measure_random_error(rows, N, STREAM, total) == pytest.approx(0, abs=1e-12)
+    problems = problems_of(rows)
+    assert measure_random_error(rows, problems, PICKS, STREAM, total) == pytest.approx(sum(errors) / 5)
+    assert measure_random_error(rows, problems, torch.arange(N), STREAM, total) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("partition", ["per_class", "per_class_per_gradient"])
+def test_random_errors_have_the_classes_of_the_selection(partition):
+    """Of unequal classes, the draws have as many examples of each as was picked, which weigh n / k, one at a time."""
+    labels = torch.tensor([0] * 18 + [1] * 9 + [2] * 3)
+    rows, picked = factored(N, 0), torch.tensor([1, 5, 17, 20, 26])  # none of class 2
+    total, matrix = rows.total(), rows.dense()
+    errors = []
+    for draw in range(5):
+        mixed = torch.zeros_like(matrix[0])
+        for label, count in ((0, 3), (1, 2)):
+            members = [i for i in range(N) if int(labels[i]) == label]
+            order = STREAM.child(draw).at(torch.tensor(members)).permutation().tolist()
+            for place in order[:count]:
+                mixed += len(members) / count * matrix[members[place]]
+        errors.append(float((mixed - matrix.sum(0)).norm() / matrix.sum(0).norm()))
+    problems = problems_of(rows, partition, labels)
+    assert measure_random_error(rows, problems, picked, STREAM, total) == pytest.approx(sum(errors) / 5, rel=1e-6)
+
+
+def test_random_errors_of_a_selection_of_blocks_are_of_whole_blocks():
+    """As many of the blocks, 8, 8, 8 and 6 examples, as were chosen; every example of them weighs 4 / 2."""
+    rows = factored(N, 0)
+    (problem,) = problems_of(rows, "per_batch")
+    blocks, matrix = problem.blocks, rows.dense()
+    picked = torch.cat([blocks[3], blocks[1]])
+    errors = []
+    for draw in range(5):
+        order = STREAM.child(draw).at(problem.members).permutation().tolist()
+        mixed = sum(2 * matrix[i] for block in order[:2] for i in blocks[block].tolist())
+        errors.append(float((mixed - matrix.sum(0)).norm() / matrix.sum(0).norm()))
+    found = measure_random_error(rows, [problem], picked, STREAM, rows.total())
+    assert found == pytest.approx(sum(errors) / 5, rel=1e-6)
 
 
 def test_the_whole_set_with_weights_1_has_no_error():

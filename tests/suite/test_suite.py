@@ -30,6 +30,24 @@ def suite(root, tmp_path):
     return made
 
 
+def test_the_split_of_the_data_varies_with_the_seed_where_the_suite_says_so(suite):
+    text = "seeds: [3, 1]\nreference: null\nbaselines: false\nmethods: {half: {}}\n"
+    splits = {}
+    for vary in ("", "vary_split: true\n"):
+        one = suite(text + vary)
+        splits[vary] = [(run.seed, run.config.data.split_seed) for run in list_runs(one, resolve_methods(one))]
+    assert list(splits.values()) == [[(3, 0), (1, 0)], [(3, 3), (1, 1)]]
+    with pytest.raises(ConfigError) as caught:
+        suite(text + "vary_split: 2\n")
+    assert str(caught.value) == "vary_split must be true or false, got 2"
+    with pytest.raises(ConfigError) as caught:
+        suite(text + "vary_split: true\nset: {data.split_seed: 2}\n")
+    assert str(caught.value) == (
+        "vary_split must be left out, or false, where data.split_seed is set, got True; "
+        "half: data.split_seed would not count"
+    )
+
+
 def test_methods_are_the_experiment_with_the_suites_the_sizes_and_their_own_changes(suite):
     text = """
 seeds: [3, 1]
@@ -211,6 +229,7 @@ def test_methods_that_share_a_run_file_share_no_value(suite):
     assert found["c"]["attack"]["eps"] == 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.case("G3")
 def test_methods_after_the_first_five_thousand_problems_are_not_checked(suite, monkeypatch, tmp_path):
     (tmp_path / "bad.yaml").write_text("".join(f"k{i}: 1\n" for i in range(1500)))

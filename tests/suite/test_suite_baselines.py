@@ -206,6 +206,15 @@ def test_milestones_come_as_much_earlier_as_the_run_is_shorter(base):
     assert set_epochs(config, 3).training.lr_schedule == MultiStep(milestones=[2, 2], ramp=2)  # both decays are left
 
 
+def test_ramps_and_warm_ups_come_as_much_earlier_too(base):
+    changes = {"eps_ramp": 5, "head_epochs": 1, "awp": {"warm_up": 5}}
+    config = from_dict(set_values(base, {f"training.{name}": value for name, value in changes.items()}))
+    shorter = set_epochs(config, 4).training
+    assert (shorter.eps_ramp, shorter.head_epochs, shorter.awp.warm_up) == (2, 1, 2)
+    share = from_dict(set_values(base, {"training.eps_ramp_share": 0.5}))
+    assert set_epochs(share, 4).training.eps_ramp_share == 0.5 and set_epochs(share, 10) == share
+
+
 def test_a_baseline_can_be_trained_where_the_reference_remembers(added):
     """FAT and N-FGSM begin anew each time, so the reference's way of remembering is not theirs."""
     full = {"attack.start": "remembered", "training.memory": {"precision": "float32"}}
@@ -226,6 +235,7 @@ def test_a_cost_that_nothing_has_is_told_with_the_methods_name(added):
         added({"selection": HALF | {"budget": None, "cost": 0.01}})
 
 
+@pytest.mark.slow
 def test_the_papers_suites_on_digits_can_be_planned(root):
     """Every one whose small version is on digits, with baselines at its costs."""
     sizes = 1294, 143

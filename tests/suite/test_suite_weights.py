@@ -1,15 +1,19 @@
 """Methods of a suite that begin with the weights of another: trained after it, with its cost in a column."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from plug_ins import forget_plugins
 from test_suite_runs import TINY, execute, record_of, stub
 
 from advcore.config.run_key import identify
 from advcore.errors import ConfigError
 from advcore.files import write_bytes
+from advcore.register import plugins
 from advcore.reporting import tables
+from advcore.reporting.record import RunRecord
 from advcore.suite import bench
 from advcore.suite.process import Outcome
 
@@ -90,10 +94,55 @@ def test_what_a_method_cannot_begin_with_is_one_line(write_suite, change, line):
     assert got.startswith(rule + line)
 
 
-def test_weights_of_a_file_and_of_a_method_exclude_each_other(write_suite):
-    methods = METHODS.replace("weights_of: plain training", "weights_of: plain training, model.weights: net.pt")
+@pytest.mark.parametrize("more", ["model.weights: net.pt", "grid: {model.weights: [net.pt]}"])
+def test_weights_of_a_file_and_of_a_method_exclude_each_other(write_suite, more):
+    methods = METHODS.replace("weights_of: plain training", f"weights_of: plain training, {more}")
     with pytest.raises(ConfigError, match="weights_of must be left out where model.weights is given"):
         bench.check_suite(write_suite(methods))
+
+
+WITH_BASELINES = """seeds: [0]
+reference: full
+methods:
+  full: {selection: null}
+  plain training: {objective: {name: standard}, attack: null, selection: null}
+  tuned: {weights_of: plain training, model.new_head: true}
+"""
+
+
+def test_weights_of_methods_whose_names_end_alike_are_told_apart(write_suite, tmp_path):
+    plain, tuned = WITH_BASELINES.splitlines(keepends=True)[-2:]
+    methods = WITH_BASELINES.replace(plain + tuned, "")
+    for eps in ("4/255", "8/255"):
+        methods += plain.replace("training", eps) + tuned.replace("training", eps).replace("tuned", f"tuned {eps}")
+    prepared = bench.check_suite(write_suite(methods), out=tmp_path / "out")
+    begun = {run.weights_of for run in prepared.runs if run.method.startswith("random 0.5")}
+    assert begun == {"plain 4/255", "plain 8/255"}
+
+
+def test_what_a_method_is_compared_with_begins_with_the_same_weights(write_suite, tmp_path):
+    prepared = bench.check_suite(write_suite(WITH_BASELINES), out=tmp_path / "out")
+    random, shortened = ([run for run in prepared.runs if run.method.startswith(name)] for name in ("random", "short"))
+    assert random and shortened
+    for run in (*random, *shortened):
+        assert run.weights_of == "plain training" and run.config.model.new_head
+        assert run.config.model.weights.endswith("out/runs/plain-training-s0/checkpoints/last.safetensors")
+
+
+def test_records_made_with_another_content_of_a_plug_in_are_told_of(prepared, tmp_path, caplog):
+    execute(prepared)
+    (tmp_path / "net.py").write_text("import torch\n")
+    with forget_plugins():
+        plugins.load_plugins([tmp_path / "net.py"])
+        now = plugins.LOADED[0].describe()
+        of_runs = [now], [now | {"sha256": "0" * 64}], [now | {"sha256": "0" * 64}], [now | {"path": "else.py"}]
+        for run, entries in zip(prepared.runs, of_runs, strict=True):
+            path = run.locate_files(prepared.folder).record
+            replace(RunRecord.load(path), plugins=entries).save(path)
+        caplog.clear()
+        bench.collect_results(prepared)
+    (line,) = [entry.getMessage() for entry in caplog.records]
+    assert line.startswith(f"net.py has changed since the run was made with it: sha256 {'0' * 12}, now ")
 
 
 def attempt_with_costs(run, folder, **more) -> Outcome:

@@ -98,14 +98,17 @@ def test_one_epoch_of_selective_training_costs_the_closed_form(model, source, na
     assert found.passes["scoring"] == {"forward": N * s, "backward": 0}
 
 
+@pytest.mark.parametrize("look", ["train", "eval"])
 @pytest.mark.parametrize("p_up", [0.1, 0.5, 1.0])
 @by_plain_kernels
-def test_one_epoch_of_loss_ranked_training_costs_the_closed_form(model, source, p_up):
-    """2 K b' + 2 b' + 2 kept."""
-    found = trainer(RULES["loss_ranked"](p_up=p_up), epochs=1).fit(model, source, seed=0).ledger
+def test_one_epoch_of_loss_ranked_training_costs_the_closed_form(model, source, p_up, look):
+    """2 K b' + 2 b' + kept: one forward pass of all, a backward pass of the kept; with look: eval two of the kept."""
+    found = trainer(RULES["loss_ranked"](p_up=p_up, look=look), epochs=1).fit(model, source, seed=0).ledger
     kept = N // SIZE * int(p_up * 2 * SIZE)
-    assert found.sum_units() == 2 * K * N + 2 * N + 2 * kept
-    assert found.passes["update"] == {"forward": kept, "backward": kept}
+    forward, scored = (kept, 2 * N) if look == "eval" else (2 * N, 0)
+    assert found.sum_units() == 2 * K * N + forward + scored + kept
+    assert found.passes["update"] == {"forward": forward, "backward": kept}
+    assert found.passes["scoring"]["forward"] == scored
 
 
 def test_a_random_mix_attacks_only_what_it_keeps(model, source):
@@ -245,7 +248,7 @@ def state_seen(margins):
 def test_a_step_on_a_part_of_the_images_is_sgd_on_their_weighted_losses(model, source, name):
     """Which images are kept is worked out one by one; each keeps its own label and its example's weight."""
     weights = torch.linspace(0.2, 1.8, SIZE)
-    rule = RULES[name](p_up=0.25)
+    rule = RULES[name](p_up=0.25, **({"look": "eval"} if name == "loss_ranked" else {}))
     one, slow, fast = batch(source, weights=weights), copy.deepcopy(model), copy.deepcopy(model)
     state = followed(rule, fast, source)
     state.begin(0, [])
@@ -271,6 +274,33 @@ def test_a_step_on_a_part_of_the_images_is_sgd_on_their_weighted_losses(model, s
         torch.testing.assert_close(got, reference - 0.1 * reference.grad, atol=1e-6, rtol=1e-4)
     moved = sum(i >= SIZE for i in kept) / 8
     assert told == {"p_up": 0.25, "clean": pytest.approx(1 - moved), "adversarial": pytest.approx(moved)}
+
+
+@pytest.mark.parametrize("normalise", ["coreset", "batch"])
+def test_a_loss_ranked_step_is_the_papers_algorithm(model, source, normalise):
+    """Algorithm 1: attack b' images with the present network; forward all 2 b' in train mode; led back is the mean loss
+    of the half with the largest errors. BatchNorm sees the batch once, all of it."""
+    weights = torch.linspace(0.2, 1.8, SIZE)
+    one, slow, fast = batch(source, weights=weights), copy.deepcopy(model), copy.deepcopy(model)
+    state = followed(RULES["loss_ranked"](), fast, source)
+    state.begin(0, [])
+    found, n = state.step(learner(fast, normalise=normalise), one)
+    told = state.summarize(learner(fast))
+
+    x_adv = learner(slow).perturb(one.x, one.y, one.attack_stream)
+    slow.train()
+    logits = slow(torch.cat([one.x, x_adv]))
+    errors = [-z.log_softmax(0)[y] for z, y in zip(logits, one.y.repeat(2), strict=True)]
+    kept = sorted(range(2 * SIZE), key=lambda i: -errors[i].item())[:SIZE]
+    total = sum(weights[i % SIZE] for i in kept) if normalise == "batch" else SIZE
+    loss = sum(weights[i % SIZE] * errors[i] for i in kept) / total
+    loss.backward()
+    assert n == SIZE and float(found) == pytest.approx(loss.item(), rel=1e-5)
+    for got, reference in zip(fast.parameters(), slow.parameters(), strict=True):
+        torch.testing.assert_close(got, reference - 0.1 * reference.grad, atol=1e-6, rtol=1e-4)
+    for got, reference in zip(fast.buffers(), slow.buffers(), strict=True):
+        torch.testing.assert_close(got, reference)
+    assert told["adversarial"] == sum(i >= SIZE for i in kept) / SIZE
 
 
 @pytest.mark.parametrize("adversarial", [0.0, 1.0])
@@ -333,7 +363,7 @@ def test_a_queue_learns_from_the_kept_images_in_order_in_full_batches_and_the_re
 
     monkeypatch.setattr(UpdateSubsetStepper, "_take_step", watched)
     monkeypatch.setattr(UpdateSubsetStepper, "_train_queued", watching)
-    found = trainer(RULES["loss_ranked"](p_up=0.3, queue=True), epochs=1).fit(model, source, seed=0)
+    found = trainer(RULES["loss_ranked"](p_up=0.3, queue=True, look="eval"), epochs=1).fit(model, source, seed=0)
     assert [len(new[1]) for new in steps] == [16, 16, 16, 6] and [len(new[1]) for new in kept] == [9] * 6
     for learned, waited in zip(zip(*steps, strict=True), zip(*kept, strict=True), strict=True):
         assert torch.equal(torch.cat(learned), torch.cat(waited))
@@ -341,7 +371,9 @@ def test_a_queue_learns_from_the_kept_images_in_order_in_full_batches_and_the_re
 
 
 def test_a_queue_that_fills_no_batch_is_learned_from_at_the_end_of_the_epoch(model, source):
-    found = trainer(RULES["loss_ranked"](p_up=0.05, queue=True), epochs=2, batch_size=64).fit(model, source, seed=0)
+    found = trainer(RULES["loss_ranked"](p_up=0.05, queue=True, look="eval"), epochs=2, batch_size=64).fit(
+        model, source, seed=0
+    )
     assert all(entry["loss"] > 0 for entry in found.epochs)
     assert found.ledger.passes["update"]["forward"] == 2 * (6 + 3)  # of 128 and of 64 images
 
@@ -434,7 +466,8 @@ def test_the_radius_of_what_is_kept_is_told_and_not_in_the_cost(model, source):
 @by_plain_kernels
 def test_every_rule_learns_from_a_coreset_alone_and_with_its_weights(model, source, name, monkeypatch):
     """The weights reach the loss: `Learner.loss` is given those of the picked examples."""
-    made = trainer(RULES[name](), epochs=4, solver=GradMatch(), budget=0.5, batch_size=32)
+    rule = RULES[name](**({"look": "eval"} if name == "loss_ranked" else {}))
+    made = trainer(rule, epochs=4, solver=GradMatch(), budget=0.5, batch_size=32)
     seen, original = [], Learner.loss
 
     def loss(self, forward, clean, adversarial, y, weights):
@@ -507,7 +540,8 @@ class Pointwise(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "name, changes", [("margin", {"rho": 0.1}), ("random_mix", {"p_up": 0.04}), ("loss_ranked", {"p_up": 0.05})]
+    "name, changes",
+    [("margin", {"rho": 0.1}), ("random_mix", {"p_up": 0.04}), ("loss_ranked", {"p_up": 0.05, "look": "eval"})],
 )
 @by_plain_kernels
 def test_a_single_image_that_batchnorm_cannot_learn_from_is_refused_before_training(model, source, name, changes):

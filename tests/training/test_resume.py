@@ -26,8 +26,10 @@ from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.solvers import ByScore, Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD, Adam, AdamW, ByBudget, Cosine
+from advcore.training.average import SWA
 from advcore.training.epoch import EpochTrainer
 from advcore.training.loop import Listener
+from advcore.training.mixing import CutMix
 from advcore.training.trainer import Trainer
 from advcore.training.weight_attack import AWP
 
@@ -48,12 +50,17 @@ RUNS = {
     "remembered, int8": {"attack": REMEMBERED, "memory": Memory(precision="int8")},
     "steps by budget": {"attack_steps": ByBudget(mean=1.5, last=3)},
     "margin": {"minibatch": RULES["margin"](warm_up=1)},
-    "queue": {"minibatch": RULES["loss_ranked"](queue=True)},
+    "queue": {"minibatch": RULES["loss_ranked"](queue=True, look="eval")},
     "adaptive": {"minibatch": RULES["loss_ranked"](adaptive="recursive", p_min=0.3)},
     "moving average, adam": {"ema": 0.9, "optimizer": Adam(lr=0.01)},
     "head first, awp": {"head_epochs": 2, "awp": AWP(gamma=0.01, warm_up=1)},
-    "adamw, warm-up": {"optimizer": AdamW(lr=0.01), "lr_schedule": Cosine(warm_up=0.3)},
-    "eps ramp": {"eps_ramp": 2.5},
+    "eps ramp, equal average": {"eps_ramp": 2.5, "swa": SWA(start=0.4)},
+    "adamw, warm-up, cutmix": {
+        "optimizer": AdamW(lr=0.01),
+        "lr_schedule": Cosine(warm_up=0.3),
+        "cutmix": CutMix(probability=0.7),
+        "eps_ramp_share": 0.6,
+    },
 }
 each_run = pytest.mark.parametrize("name", RUNS)
 

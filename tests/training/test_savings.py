@@ -28,9 +28,11 @@ from advcore.solvers import Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD, ByBudget, Linear, Steady
 from advcore.training import loop as module
 from advcore.training.budget import find_budget_at_cost, list_offers, replace_budget
+from advcore.training.mixing import CutMix
 from advcore.training.plan import count_planned_units, plan_reference
 from advcore.training.step import Learner
 from advcore.training.trainer import Trainer
+from advcore.training.weight_attack import AWP
 
 N, SIZE = 96, 32
 ATTACK = LinfPGD(eps=0.1, steps=3)
@@ -510,6 +512,13 @@ def test_budgets_that_the_trainer_refuses_are_stepped_over(model, source, more):
     assert list_offers(made, N, 0, 0.3, units)
     with pytest.raises(ConfigError, match=r"cost must be at least 0\.[12]"):
         find_budget_at_cost(made, N, 0, 0.05, units)
+
+
+@pytest.mark.parametrize("more", [{"awp": AWP()}, {"cutmix": CutMix()}], ids=["awp", "cutmix"])
+def test_no_rule_is_offered_beside_what_works_on_whole_batches(more):
+    made = trainer(ATTACK, solver=GradMatch(), **more)
+    units = plan_reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
+    assert {offer.rule for offer in list_offers(made, N, 0, 0.4, units)} == {None}
 
 
 def test_the_least_cost_there_is_can_be_asked_for():

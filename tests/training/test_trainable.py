@@ -11,9 +11,10 @@ from advcore.attacks import LinfPGD
 from advcore.errors import ConfigError
 from advcore.objectives import Pgd
 from advcore.selection.schedule import Schedule
-from advcore.solvers import GradMatch
+from advcore.solvers import EasyCore, GradMatch
 from advcore.training import SGD
 from advcore.training.loop import Listener
+from advcore.training.weight_attack import AWP
 
 ATTACK = LinfPGD(eps=0.1, steps=1)
 HEAD = {"5.weight", "5.bias"}
@@ -40,10 +41,20 @@ def fit(model, source, **settings):
     return list_changed(before, model.state_dict()), steps, trained.ledger.passes
 
 
-def test_the_head_alone_trains_and_batchnorm_keeps_its_statistics(model, source):
-    changed, _, passes = fit(model, source, trainable="head")
+@pytest.mark.parametrize("training", [True, False])
+def test_the_head_alone_trains_and_batchnorm_keeps_its_statistics(model, source, training):
+    """Of a model in eval mode too, as one is that was evaluated or loaded last."""
+    changed, _, passes = fit(model.train(training), source, trainable="head")
     assert changed == HEAD
+    assert fit(model, source, head_epochs=1)[1][0] == HEAD
     assert passes == fit(model, source)[2]
+
+
+def test_statistics_without_parameters_go_with_what_is_before_them(model, source):
+    model[1] = nn.BatchNorm2d(model[1].num_features, affine=False)
+    statistics = {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    assert not statistics & fit(model, source, trainable="head")[0]
+    assert statistics <= fit(model, source, trainable="0")[0]
 
 
 def test_it_is_what_a_hand_that_freezes_gets(model, source):
@@ -79,6 +90,19 @@ def test_the_head_comes_first_and_then_all(model, source):
     assert all({"0.weight", "1.running_mean", "5.weight"} <= changed for changed in steps[1:])
 
 
+def test_probe_epochs_train_all_also_where_the_head_comes_first(model, source):
+    selector = AdversarialCoreset(objective=Pgd(), attack=ATTACK, solver=EasyCore(), budget=0.5, block_size=32)
+    settings = {"optimizer": SGD(lr=0.05), "batch_size": 32, "probe_examples": 16, "probe_epochs": 1}
+    schedule = Schedule(epochs=4, budget=0.5, warm_start=0)
+    chosen = []
+    for head_epochs in (0, 1):
+        trainer = Trainer(
+            objective=Pgd(), attack=ATTACK, schedule=schedule, selector=selector, head_epochs=head_epochs, **settings
+        )
+        chosen.append(trainer.fit(copy.deepcopy(model), source, seed=1).coresets[0].indices)
+    assert torch.equal(*chosen)
+
+
 def test_what_the_caller_froze_stays_so_and_flags_and_modes_come_back(model, source):
     model[0].requires_grad_(False)
     model[4].eval()
@@ -109,6 +133,7 @@ def test_a_selection_sees_the_model_that_rests(model, source):
         ({"head_epochs": -1}, "head_epochs must be a whole number of at least 0"),
         ({"trainable": "layer9"}, "training.trainable must be names of parameters or modules.* 0.weight, .*'layer9'"),
         ({"trainable": "0", "head_epochs": 1}, "training.trainable must be .*the head alone would train nothing"),
+        ({"trainable": "*.bias", "awp": AWP()}, "training.awp must be null where no weight matrix or kernel trains"),
     ],
 )
 def test_what_chooses_nothing_is_one_line_before_training(model, source, settings, line):
@@ -131,3 +156,12 @@ def test_a_head_that_is_no_part_of_the_top_level_is_found(source):
 
     changed, _, _ = fit(Wrapped(), source, trainable="head")
     assert changed == {"first.classify.weight", "first.classify.bias"}
+
+
+def test_a_name_of_nothing_is_refused_while_a_run_is_prepared(model, source):
+    """`check` is what preparing a run calls, before it writes anything."""
+    with pytest.raises(ConfigError, match=r"^training.trainable must be names of parameters.* got 'nope'$"):
+        build_trainer(trainable="nope").check(model, source)
+    model.requires_grad_(False)
+    with pytest.raises(ConfigError, match="^model must be one with parameters to train"):
+        build_trainer().check(model, source)

@@ -154,8 +154,12 @@ def test_the_moving_average_is_what_is_kept(model, source):
     assert equal(still.last, one.last)
 
 
+@pytest.mark.parametrize(
+    "changes, steps", [({"eps_ramp": 1}, 6), ({"eps_ramp_share": 0.75}, 9), ({"eps_ramp_share": 1.0}, 12)]
+)
 @by_plain_kernels
-def test_the_ball_grows_over_the_ramp(model, source):
+def test_the_ball_grows_over_epochs_on_all_data_or_over_a_share_of_the_steps_that_run(model, source, changes, steps):
+    """Of a run on coresets: 6 steps of 16 of the 96 images, then two epochs of 3 on the half."""
     sizes = []
 
     class Spy(LinfPGD):
@@ -166,14 +170,15 @@ def test_the_ball_grows_over_the_ramp(model, source):
     made = Trainer(
         objective=Pgd(),
         attack=Spy(eps=0.3, steps=1),
-        schedule=Schedule(epochs=3),
+        schedule=Schedule(epochs=4, budget=0.5, warm_start=0.5),
+        selector=AdversarialCoreset(objective=Pgd(), solver=Random(), attack=LinfPGD(eps=0.3), budget=0.5),
         optimizer=SGD(lr=0.01),
         batch_size=16,
-        eps_ramp=2,
+        **changes,
     )
     made.fit(model, source, seed=0)
-    assert sizes[:12] == pytest.approx([0.3 * (i + 1) / 12 for i in range(12)])
-    assert set(sizes[12:]) == {0.3}
+    assert len(sizes) == 12 and set(sizes[steps:]) <= {0.3}
+    assert sizes[:steps] == pytest.approx([0.3 * (i + 1) / steps for i in range(steps)])
 
 
 @by_plain_kernels
@@ -201,12 +206,27 @@ def test_learning_rates_follow_milestones_of_the_full_run(model, source):
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("batch_size", 1), ("normalise", "x"), ("eps_ramp", -1), ("ema", 2), ("clip_norm", 0), ("probe_examples", 0)],
+    [
+        ("batch_size", 1),
+        ("normalise", "x"),
+        ("eps_ramp", -1),
+        ("eps_ramp_share", 1.5),
+        ("ema", 2),
+        ("clip_norm", 0),
+        ("probe_examples", 0),
+    ],
 )
 def test_bad_settings_name_themselves_and_their_value(setting, value):
     with pytest.raises(ConfigError) as error:
         trainer(**{setting: value})
     assert setting in str(error.value) and repr(value) in str(error.value)
+
+
+def test_a_ramp_has_one_length():
+    with pytest.raises(ConfigError) as error:
+        trainer(eps_ramp=2, eps_ramp_share=0.5)
+    line = "eps_ramp_share must be 0 beside eps_ramp, got 0.5; one of them says how long the ramp is"
+    assert str(error.value) == line
 
 
 def test_a_selector_that_contradicts_its_trainer_is_refused():
@@ -239,3 +259,45 @@ def test_a_streamed_data_set_trains_to_the_same_bits_as_a_resident_one(model, so
     one = made.fit(copy.deepcopy(model), source, source, seed=0)
     two = made.fit(copy.deepcopy(model), plain, plain, seed=0)
     assert equal(one.last, two.last) and torch.equal(one.coresets[0].weights, two.coresets[0].weights)
+
+
+def test_objective_attack_and_budget_are_given_once():
+    """`solver` and `budget` stand for a selector and a schedule that say the same as the trainer."""
+    shared = {"objective": Trades(beta=2.0), "attack": ATTACK, "optimizer": SGD(lr=0.05), "head": "fc"}
+    shared |= {"batch_size": 16, "attack_mode": "train", "normalise": "none"}
+    selector = AdversarialCoreset(
+        objective=Trades(beta=2.0), attack=ATTACK, solver=GradMatch(), budget=0.3, head="fc", block_size=16,
+        attack_mode="train", normalise="none",
+    )  # fmt: skip
+    by_hand = Trainer(**shared, selector=selector, schedule=Schedule(epochs=4, budget=0.3, period=1))
+    when = Schedule(epochs=4, period=1)
+    for solver in ("gradmatch", GradMatch()):
+        assert Trainer(**shared, solver=solver, budget=0.3, schedule=when) == by_hand
+    assert Trainer(**shared, solver="gradmatch", schedule=dataclasses.replace(when, budget=0.3)) == by_hand
+    assert Trainer(**shared, selector=dataclasses.replace(selector, budget=0.5), budget=0.3, schedule=when) == by_hand
+    assert dataclasses.replace(by_hand, clip_norm=None) == by_hand
+    smaller = dataclasses.replace(by_hand, budget=0.2)
+    assert (smaller.schedule.budget, smaller.selector.budget) == (0.2, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (
+            {"solver": "gradmatch"},
+            "budget must be set where a solver is, got None; such as 0.5, .*",
+        ),
+        ({"budget": 0.5}, "selector must be set for a schedule with a budget below 1, got None; or name a solver"),
+        ({"budget": 2, "solver": "craig"}, r"budget must be a share in \(0, 1\], got 2; .*"),
+        ({"budget": 0.5, "solver": "crag"}, "solver must be a solver, such as .*, got 'crag'.*"),
+        ({"budget": 0.5, "solver": "craig", "schedule": 4}, "schedule must be an object of the class .*, got 4"),
+    ],
+)
+def test_what_is_given_once_and_wrong_is_one_line(given, line):
+    with pytest.raises(ConfigError, match=f"^{line}$"):
+        Trainer(objective=Pgd(), attack=ATTACK, optimizer=SGD(lr=0.05), **{"schedule": Schedule(epochs=4)} | given)
+
+
+def test_a_solver_beside_a_selector_is_refused():
+    with pytest.raises(ConfigError, match="^solver must be left out beside a selector, which has one, got 'craig'$"):
+        dataclasses.replace(trainer(GradMatch()), solver="craig")

@@ -99,6 +99,13 @@ def test_what_has_no_gradient_stays_and_a_gradient_of_zero_moves_nothing():
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
 
 
+def test_a_mask_of_infinities_does_not_turn_to_nan():
+    layer = nn.Linear(2, 2, bias=False)
+    layer.weight.data = torch.tensor([[3.0, 4.0], [0.0, -torch.inf]])
+    with move_weights(layer, 0.1, lambda: layer.weight[0, 0] * 2):
+        assert torch.equal(layer.weight, torch.tensor([[3.5, 4.0], [0.0, -torch.inf]]))
+
+
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
@@ -116,3 +123,10 @@ def test_a_minibatch_rule_beside_it_is_refused():
     with pytest.raises(ConfigError, match=r"minibatch must be null with training.awp") as caught:
         build_trainer(awp=AWP(), minibatch=Margin(rho=0.5, warm_up=0))
     assert len(caught.value.lines) == 1
+
+
+@pytest.mark.parametrize(("path", "value"), [("awp.warm_up", AWP(warm_up=4)), ("head_epochs", 4)])
+def test_what_would_wait_for_longer_than_the_run_is_refused(path, value):
+    with pytest.raises(ConfigError, match=rf"^{path} must be at most the 3 epochs that run, got 4$"):
+        build_trainer(**{path.partition(".")[0]: value})
+    build_trainer(awp=AWP(warm_up=3), head_epochs=3)

@@ -1,0 +1,163 @@
+"""A pool of extra images, such as generated ones, from which every training batch takes a share."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from advcore.data.contract import Batch, Source
+from advcore.data.split import Split
+from advcore.errors import DataError, check_within, must, require
+from advcore.kinds import accept_arguments
+from advcore.rng import Stream
+from advcore.settings import setting, settings
+
+if TYPE_CHECKING:
+    from advcore.data.base import DataSettings
+
+_FORMATS = {".npz": "npz", ".parquet": "parquet"}
+
+
+@settings
+class Pool:
+    """Extra images with labels, from which every training batch takes a share, as if they were real (`Pooled`).
+
+    Parameters
+    ----------
+    path : an .npz file with the arrays image and label, a .parquet file or a folder of such; for an image_folder, a
+        folder with its sub-folders. A relative path is also looked up below the folder that ADVCORE_DATA names.
+    share : of each batch that comes from the pool, in [0.001, 0.999].
+    """
+
+    path: str
+    share: float = setting(default=0.7, unit="share")
+
+    def __post_init__(self) -> None:
+        require(check_within("share", self.share, 0.001, 0.999, "leave out data.pool to train without one"))
+
+    def read(self, data: "DataSettings", path: Path) -> Split:
+        """Return what the files at `path` hold; they are read by the settings of the real data, if these read such.
+
+        Raises DataError for files that cannot be read.
+        """
+        from advcore.data import DATASETS  # late, as it imports this module
+
+        name = _FORMATS.get(path.suffix.lower())
+        if path.is_dir():
+            name = "parquet"
+            if isinstance(data, DATASETS["image_folder"]):
+                name = "image_folder"
+        if name is None:
+            way_out = "numpy.savez(path, image=..., label=...) writes one"
+            raise DataError(must("path", "an .npz file, a .parquet file, or a folder", str(path), way_out))
+        kind = DATASETS[name]
+        reader = data
+        if not isinstance(data, kind):
+            reader = kind(path=str(path))
+        return reader.read_pool(path)
+
+
+class Pooled(Source):
+    """Real data and a pool; batches of an epoch hold images of both, and the length is that of the real data.
+
+    Indices 0 to N - 1 are the real images, and N to N + P - 1 those of the pool: whatever reads all examples by their
+    number, such as a normalisation, reads the real ones. An epoch has the batches that it has without a pool; in each,
+    round(share x its size) images come from the pool. Real images are drawn anew in each epoch, each at most once;
+    those of the pool in a random order of all of it, which goes on from epoch to epoch, and then in another.
+
+    Parameters
+    ----------
+    real, pool : sources of images of one shape, on one device. share : of a batch that comes from the pool.
+
+    Raises DataError where they do not fit each other.
+    Reference: Gowal et al. 2021; Wang et al. 2023 (SemiSupervisedSampler in core/data/semisup.py of their code, github
+    wzekai99/DM-Improves-AT). Differs: they draw from the pool with replacement, round its share of a batch down, and
+    fill the last batch of an epoch.
+    """
+
+    @accept_arguments
+    def __init__(self, real: Source, pool: Source, share: float = 0.7) -> None:
+        Pool(path="", share=share)  # which checks the share
+        if pool.shape != real.shape:
+            raise DataError(must("images of the pool", f"of the shape of the real ones, {real.shape}", pool.shape))
+        if pool.device != real.device:
+            raise DataError(must("the pool", f"on the device of the real data, {real.device}", str(pool.device)))
+        self.real = real
+        self.pool = pool
+        self.share = share
+        self.device = real.device
+        self.shape = real.shape
+        self.nbytes = real.nbytes + pool.nbytes
+
+    def __len__(self) -> int:
+        return len(self.real)
+
+    @property
+    def index_count(self) -> int:
+        return len(self.real) + len(self.pool)
+
+    def batches(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
+        n = len(self)
+        are_real = [chunk < n for chunk in chunks]
+        pairs = list(zip(chunks, are_real, strict=True))
+        real = self.real.batches([chunk[is_real] for chunk, is_real in pairs if is_real.any()])
+        pool = self.pool.batches([chunk[~is_real] - n for chunk, is_real in pairs if not is_real.all()])
+        for chunk, is_real in pairs:
+            parts = []
+            if is_real.any():
+                parts.append(next(real))
+            if not is_real.all():
+                with name_pool():
+                    parts.append(next(pool))
+            places = torch.cat([is_real.nonzero()[:, 0], (~is_real).nonzero()[:, 0]]).argsort().to(self.device)
+            x, y = (torch.cat([part[i] for part in parts])[places] for i in (1, 2))
+            yield chunk.to(self.device), x, y
+
+    def draw_batches(self, size: int, stream: Stream) -> list[Tensor]:
+        batches = super().draw_batches(size, stream)
+        shares = [self.count_from_pool(len(batch)) for batch in batches]
+        extra = self.draw_from_pool(sum(shares), stream.child("pool")) + len(self)
+        mixed = []
+        for batch, part in zip(batches, extra.split(shares), strict=True):
+            both = torch.cat([batch[len(part) :], part])
+            # Several processes cut a batch into pieces, and each piece is to hold some of both.
+            mixed.append(both[stream.child("mix").at(both).permutation()])
+        return mixed
+
+    def count_from_pool(self, size: int) -> int:
+        """Return how many images of a batch of `size` come from the pool."""
+        return round(self.share * size)
+
+    def draw_from_pool(self, count: int, stream: Stream) -> Tensor:
+        """Return which images (count,) of the pool an epoch takes, where each epoch takes as many."""
+        start = stream.epoch * count
+        rounds = range(start // len(self.pool), (start + count - 1) // len(self.pool) + 1)
+        everything = torch.arange(len(self.pool))
+        orders = [stream.at_epoch(i).at(everything).permutation() for i in rounds]
+        return torch.cat([everything[:0], *orders])[start % len(self.pool) :][:count]
+
+    def labels(self) -> Tensor:
+        return self.real.labels()
+
+    def class_counts(self) -> list[int] | None:
+        return self.real.class_counts()
+
+    def fingerprint(self) -> str:
+        names = repr((self.real.fingerprint(), self.pool.fingerprint(), self.share))
+        return hashlib.sha256(names.encode()).hexdigest()[:16]
+
+    def list_changed(self) -> list[int]:
+        return self.real.list_changed() + [len(self) + i for i in self.pool.list_changed()]
+
+
+@contextlib.contextmanager
+def name_pool() -> Iterator[None]:
+    """Begin the line of each DataError that is raised inside the block with the setting of the pool."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"data.pool: {str(error).removeprefix('data.')}") from error

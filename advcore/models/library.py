@@ -1,0 +1,52 @@
+"""Architectures that another library builds by name, with options for its constructor."""
+
+from dataclasses import field
+from typing import ClassVar
+
+from torch import nn
+
+from advcore.errors import ConfigError, check, describe_exception, must, require
+from advcore.models.base import ModelSettings
+from advcore.settings import settings
+
+
+def describe_size(option: str, side: int, usual: int) -> str:
+    """Return the end of a message: how a network of one size of images takes others, of so many pixels a side."""
+    return f"; set model.options: {{{option}: {side}}}, or data.size: {usual} for a folder of images"
+
+
+@settings
+class LibraryModel(ModelSettings):
+    """An architecture of another library.
+
+    Parameters
+    ----------
+    architecture : the library's name for it, which may end in the tag of trained weights.
+    options : keyword arguments of the library's constructor, such as {drop_path_rate: 0.1}.
+
+    reserved : arguments of the constructor that no option may be: what the data and other settings decide, and what
+        would read files or fetch them.
+    """
+
+    architecture: str
+    options: dict[str, object] = field(default_factory=dict)
+    reserved: ClassVar[frozenset[str]]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        taken = sorted(self.reserved & self.options.keys())
+        way_out = "the data and the other settings of model decide them"
+        require(check(not taken, "options", f"without {', '.join(taken)}", self.options, way_out))
+
+    def list_arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
+        arguments = {"architecture": self.architecture, "num_classes": num_classes, "channels": shape[0]}
+        return arguments | {"options": self.options}
+
+    def build(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+        try:
+            return super().build(num_classes, shape)
+        except Exception as error:
+            if not self.options:
+                raise
+            rule = f"options that {self.architecture} can be built with"
+            raise ConfigError(must("model.options", rule, self.options, describe_exception(error))) from None

@@ -1,0 +1,110 @@
+"""Say which methods beat which: differences of records, tested together, in a table."""
+
+from collections.abc import Collection, Sequence
+from statistics import fmean
+
+from advcore.errors import format_count
+from advcore.reporting import compare, front, tables
+from advcore.reporting.collapse import drop_collapsed
+from advcore.reporting.record import RunRecord
+from advcore.reporting.statistics import Comparison, Difference, compare_all
+
+# Two methods: the one in question, and what it is set beside.
+Pair = tuple[str, str]
+# Costs that differ by less than this share count as equal.
+_SAME_COST = 0.1
+HEADER = ("method", "beside", "pairs", "difference, points", "p", "p, corrected", "verdict")
+
+
+def pair_runs(groups: tables.Groups, pairs: Sequence[Pair], which: str = "last") -> list[Difference]:
+    """Return the differences in robust accuracy, in points, of all runs of each pair that share seed and data split.
+
+    Runs that collapsed have none.
+    """
+    differences = []
+    for pair in pairs:
+        first, second = (_index_by_seed(groups.get(method, ()), which) for method in pair)
+        differences += [Difference(value - second[key], *key) for key, value in first.items() if key in second]
+    return differences
+
+
+def _index_by_seed(records: Sequence[RunRecord], which: str) -> dict[tuple[int, int], float]:
+    """Return robust accuracies by seed and data split."""
+    return {_read_seeds(record): compare.robust_accuracy(record, which) for record in drop_collapsed(records, which)}
+
+
+def _read_seeds(record: RunRecord) -> tuple[int, int]:
+    return record.config.get("seed", 0), record.config.get("data", {}).get("split_seed", 0)
+
+
+def compare_pairs(groups: tables.Groups, pairs: Sequence[Pair], which: str = "last") -> dict[Pair, Comparison]:
+    """Compare the methods of each pair that have runs in common, corrected for the number of pairs."""
+    differences = {pair: pair_runs(groups, [pair], which) for pair in pairs}
+    return compare_all({pair: values for pair, values in differences.items() if values})
+
+
+def list_pairs(groups: tables.Groups, reference: str) -> list[Pair]:
+    """Return what a table of methods is asked: each beside the reference, and chosen coresets beside random subsets.
+
+    The random subsets are those of about the same cost; of several, first those under the same attack, then the
+    nearest in cost.
+    """
+    pairs = [(name, reference) for name in groups if name != reference and reference in groups]
+    for name, records in groups.items():
+        if front.classify_run(records[0].config) == "chosen coreset":
+            pairs += [(name, other) for other in _find_random(groups, name)[:1]]
+    return list(dict.fromkeys(pairs))
+
+
+def _find_random(groups: tables.Groups, name: str) -> list[str]:
+    """Return the methods of random subsets of about the cost of a method, the most similar first."""
+    cost = _average_cost(groups[name])
+    attack = groups[name][0].config.get("attack")
+    ranks = {}
+    for other, records in groups.items():
+        gap = abs(_average_cost(records) - cost)
+        if front.classify_run(records[0].config) == "random subset" and gap <= _SAME_COST * cost:
+            ranks[other] = (records[0].config.get("attack") != attack, gap)
+    return sorted(ranks, key=ranks.__getitem__)
+
+
+def _average_cost(records: Sequence[RunRecord]) -> float:
+    return fmean(record.relative_cost for record in records)
+
+
+def tabulate(groups: tables.Groups, reference: str) -> tuple[list[tables.Row], str]:
+    """Return rows with the columns of `HEADER`, and a note on the test; no rows where nothing can be tested."""
+    tested = compare_pairs(groups, list_pairs(groups, reference))
+    rows: list[tables.Row] = [
+        (*pair, str(entry.estimate.count), *format_comparison(entry), entry.verdict)
+        for pair, entry in tested.items()
+        if entry.among
+    ]
+    return rows, f"{explain_test(tested.values())} {describe_varied(groups)}"
+
+
+def format_comparison(comparison: Comparison) -> tuple[str, str, str]:
+    """Write a difference with its 95 % interval, the p-value, and the corrected one."""
+    estimate = comparison.estimate
+    if not estimate.freedom:
+        return f"{estimate.mean:+.2f}", tables.NOTHING, tables.NOTHING
+    return f"{estimate.mean:+.2f} ± {estimate.half_width:.2f}", f"{estimate.p:.4f}", f"{comparison.corrected:.3f}"
+
+
+def explain_test(tested: Collection[Comparison]) -> str:
+    """Say how the comparisons of a page are tested, and how many there are."""
+    count = max((entry.among for entry in tested), default=0)
+    return (
+        f"{format_count(count, 'comparison')}, by t-tests of paired differences over seeds (over data splits if these "
+        "are fewer), at a level of 5 % for all of them together (Holm). Level, or not beyond chance, does not mean "
+        "equal. ±: 95 % interval of each alone. Runs that collapsed are left out."
+    )
+
+
+def describe_varied(groups: tables.Groups) -> str:
+    """Say what the runs of a method differ in: their seeds, and their data splits if there are several."""
+    seeds, splits = (sorted(set(values)) for values in zip(*map(_read_seeds, tables.list_records(groups)), strict=True))
+    text = f"Seeds {', '.join(map(str, seeds))}"
+    if len(splits) > 1:
+        return f"{text}; data splits {', '.join(map(str, splits))}."
+    return f"{text}, all on data split {splits[0]}: what another split would change is not in these intervals."

@@ -1,0 +1,35 @@
+"""What several processes picked of their parts of the batches, put together."""
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from advcore import distributed
+
+# (N,) which examples were picked, or how often; None before there is an epoch of picks.
+Picks = TypeVar("Picks", Tensor, Tensor | None)
+
+
+def sum_picks(tensor: Picks) -> Picks:
+    """Return the sum over all processes, in the tensor's dtype: of bools, whether any is true. None stays None."""
+    if tensor is None:
+        return tensor
+    return distributed.sum_tensor(tensor.long()).to(tensor.dtype)
+
+
+def restore_picks(total: Picks, device: torch.device) -> Picks:
+    """Return this process's part of a saved sum: all of it in the first process, else zeros. None stays None."""
+    if total is None:
+        return total
+    return total.to(device) * distributed.is_first()
+
+
+def weigh_picks(weights: Tensor, normalise: str) -> tuple[float, int]:
+    """Return a factor for this process's mean over its picks, and how many picks all processes have.
+
+    With the factor, the mean over the processes is the mean over all picks. weights : of this process's picks.
+    """
+    mass = float(weights.sum()) if normalise == "batch" else float(len(weights))
+    total, images = distributed.sum_numbers([mass, float(len(weights))])
+    return distributed.weigh_mean(mass, total), int(images)
