@@ -205,6 +205,12 @@ def describe_exception(error: BaseException) -> str:
     return " ".join("".join(traceback.format_exception_only(error)).split())
 
 
+def quote_library(error: BaseException) -> str:
+    """Write what another library says of a value that it does not take: its first line, up to an address in it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return shorten(lines[0].partition(" at 0x")[0])
+
+
 @contextlib.contextmanager
 def require_package(package: str, needed_for: str, extra: str | None = None) -> Iterator[None]:
     """Raise ConfigError where the block cannot import a package; `extra` is advcore's extra that brings it, if any."""

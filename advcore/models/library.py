@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from advcore.errors import ConfigError, check, describe_exception, must, require
+from advcore.errors import ConfigError, check, must, quote_library, require
 from advcore.models.base import ModelSettings
 from advcore.settings import settings
 
@@ -49,4 +49,4 @@ class LibraryModel(ModelSettings):
             if not self.options:
                 raise
             rule = f"options that {self.architecture} can be built with"
-            raise ConfigError(must("model.options", rule, self.options, describe_exception(error))) from None
+            raise ConfigError(must("model.options", rule, self.options, quote_library(error))) from None

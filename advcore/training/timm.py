@@ -15,12 +15,13 @@ from advcore.errors import (
     check_one_of,
     check_positive,
     check_within,
-    describe_exception,
     must,
+    quote_library,
     require,
     require_package,
     suggest_nearest,
 )
+from advcore.runtime.borrow import find_device
 from advcore.selection.schedule import MOST_EPOCHS
 from advcore.settings import setting, settings
 
@@ -85,6 +86,7 @@ class TimmOptimizer:
             rule = "1 for a network without timm's `group_matcher`, whose layers are not known"
             require(check(is_known, "training.optimizer.layer_decay", rule, self.layer_decay, "take timm's network"))
         try:
+            _take_step(create(_make_scratch(network), self.algorithm, self.lr, self.weight_decay, **self.options))
             with _require_all_gradients(network):
                 return create(network, self.algorithm, self.lr, self.weight_decay, **arguments)
         except Exception as error:  # an optimiser may raise anything for its arguments
@@ -147,9 +149,22 @@ class TimmSchedule:
         return compute_factor
 
 
+def _make_scratch(network: nn.Module) -> list[nn.Parameter]:
+    """Return parameters to try an optimiser on, for some of its arguments are first read when it takes a step."""
+    device = find_device(network)
+    return [nn.Parameter(torch.ones(shape, device=device)) for shape in ((2, 2), (2,))]
+
+
+def _take_step(optimizer: torch.optim.Optimizer) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+
+
 def _refuse_options(part: str, algorithm: str, options: dict[str, object], cause: Exception) -> ConfigError:
     rule = f"what timm can build {algorithm} with"
-    return ConfigError(must(f"training.{part}.options", rule, options, describe_exception(cause)))
+    return ConfigError(must(f"training.{part}.options", rule, options, quote_library(cause)))
 
 
 def find_network(model: nn.Module) -> nn.Module:

@@ -50,6 +50,9 @@ def test_a_tag_names_the_same_architecture():
     [
         ("timm", "resnet10t", {"widht": 2}, "model.options must be options that resnet10t can be built with.*widht"),
         ("torchvision", "resnet18", {"widht": 2}, "model.options must be options that resnet18 .*widht"),
+        ("timm", "convnext_atto", {"depths": [0.5, 1, 2, 1]}, "got {'depths': .*; linspace.. received an invalid"),
+        ("timm", "vit_tiny_patch16_224", {"embed_dim": 1e301}, "got {'embed_dim': 1e.301}; "),
+        ("torchvision", "vit_b_16", {"image_size": "large"}, "got {'image_size': 'large'}; "),
         ("timm", "resnet10t", {"pretrained": True}, "^options must be without pretrained, got .*; the data and"),
         (
             "timm",
@@ -68,3 +71,4 @@ def test_what_the_library_does_not_take_is_one_line(library, architecture, optio
     with pytest.raises(ConfigError, match=line) as caught:
         build(library, architecture, options=options)
     assert len(caught.value.lines) == 1
+    assert "TypeError" not in str(caught.value)

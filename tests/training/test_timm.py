@@ -113,6 +113,15 @@ def test_a_schedule_gives_the_rates_that_timm_gives(name, options):
         ),
         ({"layer_decay": 0.5}, "training.optimizer.layer_decay must be 1 for a network without .*, got 0.5"),
         ({"options": {"bates": 1}}, "training.optimizer.options must be what timm can build lamb with.*bates"),
+        (
+            {"options": {"betas": 3}},
+            "training.optimizer.options must be what timm can build lamb with, got {'betas': 3}; ",
+        ),
+        (
+            {"options": {"betas": [0.9]}},
+            "training.optimizer.options must be .*, got {'betas': .0.9.}; not enough values",
+        ),
+        ({"options": {"eps": "large"}}, "training.optimizer.options must be what timm can build lamb with, got {'eps'"),
     ],
 )
 def test_what_timm_cannot_build_is_one_line_before_training(model, source, changes, line):
@@ -120,6 +129,7 @@ def test_what_timm_cannot_build_is_one_line_before_training(model, source, chang
     with pytest.raises(ConfigError, match=f"^{line}") as caught:
         trainer.check(model, source)
     assert len(caught.value.lines) == 1
+    assert "TypeError" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
