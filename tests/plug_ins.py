@@ -24,6 +24,15 @@ class Net(nn.Module):
 
 advcore.register.model("my_net")(Net)
 '''
+RUN = {
+    "name": "own",
+    "data": {"name": "digits", "train_size": 60, "test_size": 20},
+    "model": {"name": "my_net"},
+    "objective": {"name": "pgd"},
+    "attack": {"name": "linf_pgd", "eps": 0.1, "steps": 1},
+    "training": {"epochs": 1, "batch_size": 30, "optimizer": {"name": "sgd", "lr": 0.05}},
+    "evaluation": {"attacks": [{"name": "linf_pgd", "eps": 0.1, "steps": 1}], "checks": False},
+}
 
 
 @contextlib.contextmanager

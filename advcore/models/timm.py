@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
-from advcore.errors import ConfigError, must, require_package, suggest_nearest
+from advcore.errors import ConfigError, must
 from advcore.models.base import Pretrained
 from advcore.models.library import LibraryModel, describe_size
 from advcore.rng import preserve_random_state
@@ -37,6 +37,8 @@ class Timm(LibraryModel):
     parts: ClassVar = (from_timm,)
     needs: ClassVar = ("timm",)
     library: ClassVar = "timm"
+    extra: ClassVar = "hf"
+    tag_rule: ClassVar = "timm:NAME with a tag timm knows"
     example: ClassVar = {"architecture": "resnet10t"}
     reserved: ClassVar = frozenset(
         (
@@ -46,19 +48,15 @@ class Timm(LibraryModel):
         )
     )
 
-    def build(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-        with require_package("timm", f"model.name: timm:{self.architecture}", "hf"):
-            import timm
-        names = timm.list_models()
-        architecture, _, tag = self.architecture.partition(".")
-        if architecture not in names:
-            nearest = suggest_nearest(self.architecture, names)
-            raise ConfigError(must("model.name", "timm:NAME with a name timm knows", self.architecture, nearest))
-        tags = timm.list_pretrained(f"{architecture}.*")
-        if tag and self.architecture not in tags:
-            rule = f"timm:NAME with a tag timm knows ({', '.join(tags) or 'none'})"
-            raise ConfigError(must("model.name", rule, self.architecture))
-        return super().build(num_classes, shape)
+    def list_architectures(self) -> list[str]:
+        import timm
+
+        return timm.list_models()
+
+    def list_tags(self, architecture: str) -> list[str]:
+        import timm
+
+        return timm.list_pretrained(f"{architecture}.*")
 
     def suggest_size(self, shape: tuple[int, int, int]) -> str:
         facts = read_facts(self.architecture)

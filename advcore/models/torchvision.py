@@ -8,7 +8,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from advcore.errors import ConfigError, must, require_package, suggest_nearest
 from advcore.models.base import Pretrained
 from advcore.models.library import LibraryModel, describe_size
 from advcore.settings import settings
@@ -54,23 +53,19 @@ class Torchvision(LibraryModel):
     parts: ClassVar = (from_torchvision,)
     needs: ClassVar = ("torchvision",)
     library: ClassVar = "torchvision"
+    tag_rule: ClassVar = "torchvision:NAME.WEIGHTS with weights torchvision knows"
     example: ClassVar = {"architecture": "resnet18"}
     reserved: ClassVar = frozenset(("name", "num_classes", "weights", "progress", "pretrained"))
 
-    def build(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-        with require_package("torchvision", f"model.name: torchvision:{self.architecture}"):
-            from torchvision import models
-        names = models.list_models(module=models)
-        architecture, _, tag = self.architecture.partition(".")
-        if architecture not in names:
-            nearest = suggest_nearest(self.architecture, names)
-            rule = "torchvision:NAME with a name torchvision knows"
-            raise ConfigError(must("model.name", rule, self.architecture, nearest))
-        tags = [weights.name for weights in models.get_model_weights(architecture)]
-        if tag and tag not in tags:
-            rule = f"torchvision:NAME.WEIGHTS with weights torchvision knows ({', '.join(tags)})"
-            raise ConfigError(must("model.name", rule, self.architecture))
-        return super().build(num_classes, shape)
+    def list_architectures(self) -> list[str]:
+        from torchvision import models
+
+        return models.list_models(module=models)
+
+    def list_tags(self, architecture: str) -> list[str]:
+        from torchvision import models
+
+        return [weights.name for weights in models.get_model_weights(architecture)]
 
     def list_arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
         return super().list_arguments(num_classes, shape) | {"options": self._complete_options()}

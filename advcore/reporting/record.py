@@ -96,11 +96,6 @@ class RunRecord:
         """
         write_sealed(path, dataclasses.asdict(self), SCHEMA)
 
-    def count_passes(self) -> int:
-        """Return the forward and backward passes of all phases but evaluation."""
-        spent = [entry for phase, entry in self.ledger.items() if phase != "evaluation"]
-        return int(sum(entry["forward"] + entry["backward"] for entry in spent))
-
     @classmethod
     def load(cls, path: Path) -> "RunRecord":
         """Read a record that `save` wrote, or an older one, which has no seal, as it is.

@@ -16,6 +16,7 @@ from advcore.errors import CheckpointError, must
 from advcore.files import check_inside, has_pair, load_tensors, read_bytes, save_tensors
 from advcore.files.tensors import AVERAGED, read_state, strip_wrappers
 from advcore.models.base import LIBRARIES, ModelSettings, Normalize
+from advcore.reporting import costs
 from advcore.reporting.record import RunRecord
 from advcore.run.folder import choose_default_folder
 from advcore.runtime.states import load_state as load_values
@@ -212,7 +213,7 @@ def find_pretraining(path: Path) -> dict[str, int]:
     if path.parent.name != "checkpoints" or not record_path.exists():
         return {}
     record = RunRecord.load(record_path)
-    return {record.name: record.count_passes() + record.pretraining.get("passes", 0)}
+    return {record.name: round(costs.count_passes(record)) + record.pretraining.get("passes", 0)}
 
 
 def compute_weights_hash(path: Path) -> str:

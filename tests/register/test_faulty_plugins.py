@@ -6,7 +6,8 @@ from functools import partial
 
 import pytest
 import torch
-from plug_ins import NET, forget_plugins
+from plug_ins import NET
+from plug_ins import RUN as NET_RUN
 
 from advcore import evaluate, register
 from advcore.adversary import check_attacked
@@ -28,22 +29,7 @@ from advcore.training.lr import Constant
 from advcore.training.optimizers import SGD, try_update
 from advcore.types import Selection
 
-RUN = {
-    "name": "own",
-    "data": {"name": "digits", "train_size": 60, "test_size": 20},
-    "model": {"name": "small_cnn", "width": 2},
-    "objective": {"name": "pgd"},
-    "attack": {"name": "linf_pgd", "eps": 0.1, "steps": 1},
-    "training": {"epochs": 1, "batch_size": 30, "optimizer": {"name": "sgd", "lr": 0.05}},
-    "evaluation": {"attacks": [{"name": "linf_pgd", "eps": 0.1, "steps": 1}], "checks": False},
-}
-
-
-@pytest.fixture(autouse=True)
-def tables():
-    """The tables, and what is loaded, as they were before the test."""
-    with forget_plugins():
-        yield
+RUN = NET_RUN | {"model": {"name": "small_cnn", "width": 2}}
 
 
 @settings

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from plug_ins import NET, forget_plugins
+from plug_ins import NET, RUN
 from torch import nn
 
 from advcore import register
@@ -19,24 +19,6 @@ from advcore.register import plugins
 from advcore.reporting.record import RunRecord
 from advcore.run.prepare import prepare
 from advcore.settings import settings
-
-RUN = {
-    "name": "own",
-    "data": {"name": "digits", "train_size": 60, "test_size": 20},
-    "model": {"name": "my_net"},
-    "objective": {"name": "pgd"},
-    "attack": {"name": "linf_pgd", "eps": 0.1, "steps": 1},
-    "training": {"epochs": 1, "batch_size": 30, "optimizer": {"name": "sgd", "lr": 0.05}},
-    "evaluation": {"attacks": [{"name": "linf_pgd", "eps": 0.1, "steps": 1}], "checks": False},
-}
-
-
-@pytest.fixture(autouse=True)
-def tables():
-    """The tables, and what is loaded, as they were before the test."""
-    with forget_plugins():
-        yield
-
 
 NAMELESS = """
 from functools import partial
