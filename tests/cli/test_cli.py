@@ -606,6 +606,7 @@ def test_everything_trains_on_every_kind_of_coreset_and_says_which_attack(run, k
     assert (record.ledger["attack"]["backward"] > 0) == (attack != "null")
 
 
+@pytest.mark.slow
 def test_an_external_network_is_another_runs(run, advcore, root, tiny, tmp_path):
     other = run("linf_full", out="other")
     attack = f"{{name: fast_lpa, eps: 0.3, steps: 2, network: {other}}}"

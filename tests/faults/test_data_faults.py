@@ -150,7 +150,7 @@ def test_a_death_is_told_where_the_batch_is_waited_for(model):
     assert begun < 3 and ended == begun
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_fit_that_failed_saved_whole_epochs_and_goes_on_from_them(model, workers):
     """The data fail in the second epoch, and are mended."""
     states, good = [], Broken(-1, left)

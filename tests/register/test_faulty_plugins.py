@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from plug_ins import NET
+from plug_ins import NET, forget_plugins
 from plug_ins import RUN as NET_RUN
 
 from advcore import evaluate, register
@@ -30,6 +30,13 @@ from advcore.training.optimizers import SGD, try_update
 from advcore.types import Selection
 
 RUN = NET_RUN | {"model": {"name": "small_cnn", "width": 2}}
+
+
+@pytest.fixture(autouse=True)
+def tables():
+    """The tables, and what is loaded, as they were before the test."""
+    with forget_plugins():
+        yield
 
 
 @settings

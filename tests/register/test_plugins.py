@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from plug_ins import NET, RUN
+from plug_ins import NET, RUN, forget_plugins
 from torch import nn
 
 from advcore import register
@@ -19,6 +19,14 @@ from advcore.register import plugins
 from advcore.reporting.record import RunRecord
 from advcore.run.prepare import prepare
 from advcore.settings import settings
+
+
+@pytest.fixture(autouse=True)
+def tables():
+    """The tables, and what is loaded, as they were before the test."""
+    with forget_plugins():
+        yield
+
 
 NAMELESS = """
 from functools import partial

@@ -109,6 +109,7 @@ def test_states_at_a_period_and_how_many(advcore, command, tmp_path):
     assert [entry["loss"] for entry in again["epochs"]] == [entry["loss"] for entry in record["epochs"]]
 
 
+@pytest.mark.slow
 def test_a_stopped_final_evaluation_goes_on_from_its_verdicts(advcore, command, tmp_path, monkeypatch):
     settings = ["--set", "evaluation.batch_size=16", "--set", "training.epochs=2"]
     assert advcore(*command, *settings, "--out", tmp_path / "whole")[0] == 0

@@ -123,6 +123,7 @@ def cut(folder: Path, states: int, to: Path) -> Path:
     return to
 
 
+@pytest.mark.slow
 @pytest.mark.case("A2")
 def test_gone_on_with_from_any_state_a_run_ends_as_it_did(advcore, command, tmp_path, undisturbed):
     count = len(checkpoints._list_numbers(undisturbed))
