@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
-from advcore.attacks.base import Iterated, climb
+from advcore.attacks.base import Iterated, climb, to_full_precision
 from advcore.attacks.geometry import LP, Geometry, step_l1
 from advcore.attacks.memory import Perturbations
 from advcore.errors import SettingProblem, check_one_of, check_positive, check_share, check_within, must, unless
@@ -115,6 +115,10 @@ class PGD(Iterated):
     @property
     def remembers(self) -> bool:
         return self.start == "remembered"
+
+    def recall(self, x: Tensor, generator: Stream) -> Tensor:
+        x = to_full_precision(x)
+        return self.geometry.project(self._start(x, generator), x, self.eps)
 
     def with_memory(self, memory: Perturbations | None) -> Self:
         return self._attach(memory=memory)

@@ -1,6 +1,7 @@
 """Which examples of a batch are attacked, and which images are learned from."""
 
 from advcore.minibatch.gradient_matching import GradientMatching, ResidualNorm
+from advcore.minibatch.last_visit import LossChange, LowConfidence, Mixed, Oldest
 from advcore.minibatch.loss_ranked import LossRanked
 from advcore.minibatch.margin import Margin
 from advcore.minibatch.uniform import RandomMix, RandomSubset
@@ -10,6 +11,10 @@ RULES = {
     "gradient_matching": GradientMatching,
     "residual_norm": ResidualNorm,
     "random": RandomSubset,
+    "low_confidence": LowConfidence,
+    "oldest": Oldest,
+    "loss_change": LossChange,
+    "mixed": Mixed,
     "loss_ranked": LossRanked,
     "random_mix": RandomMix,
 }
@@ -23,4 +28,8 @@ ALIASES = {
     "topk": "loss_ranked",
     "ohem": "loss_ranked",
     "mix": "random_mix",
+    "hardest": "low_confidence",
+    "age": "oldest",
+    "stalest": "oldest",
+    "mixture": "mixed",
 }

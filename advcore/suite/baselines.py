@@ -159,7 +159,7 @@ def make_random(config: RunConfig) -> tuple[str, RunConfig]:
             rule = RandomMix(p_up=rule.p_up)
     elif rule is not None:
         names.append(f"random minibatch {rule.rho:.4g}")
-        rule = RandomSubset(rho=rule.rho, clean=rule.clean)
+        rule = RandomSubset(rho=rule.rho, clean=rule.clean, rest=rule.rest)
     return " x ".join(names), replace(config, selection=selection, minibatch=rule)
 
 

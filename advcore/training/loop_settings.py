@@ -28,7 +28,7 @@ from advcore.errors import (
     unless,
 )
 from advcore.minibatch import RULES
-from advcore.minibatch.base import UpdateSubset
+from advcore.minibatch.base import UpdateSubset, is_reattack
 from advcore.runtime.borrow import find_device
 from advcore.runtime.precision import Speed
 from advcore.selection.coreset import ATTACK_MODES
@@ -192,8 +192,16 @@ def refuse_pool(trainer: "Trainer", model: nn.Module, train: Source) -> None:
     count = train.count_from_pool(size)
     rule = f"a share that leaves each batch of {size} at least one image of the pool, and one that is real"
     way_out = "coresets are chosen from data without a pool; leave out data.pool or the selection"
+    later = "images of a pool are first seen in any epoch; use rest: dropped"
     require(
         check(trainer.schedule.budget >= 1, "data.pool", "null beside a selection", "a pool", way_out),
+        check(
+            not is_reattack(trainer.minibatch),
+            "data.pool",
+            "null with a minibatch rule of rest: remembered",
+            "a pool",
+            later,
+        ),
         check(0 < count < size, "data.pool.share", rule, train.share, f"it takes {count} from the pool"),
     )
     with name_pool():

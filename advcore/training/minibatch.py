@@ -8,9 +8,10 @@ from advcore.data.checks import explain_single_image
 from advcore.data.contract import Source
 from advcore.errors import ConfigError, SettingProblem, must
 from advcore.gradients.last_layer import locate_head
-from advcore.minibatch.base import AttackSubset, UpdateSubset, count
+from advcore.minibatch.base import AttackSubset, UpdateSubset, count, is_reattack
 from advcore.objectives.base import Objective, is_attacked
-from advcore.training.loop_settings import LoopSettings
+from advcore.training.loop_settings import LoopSettings, has_remembered_start
+from advcore.training.reattack import ReattackStepper
 from advcore.training.step import PlainStepper
 from advcore.training.steppers import AttackSubsetStepper, UpdateSubsetStepper
 
@@ -39,7 +40,10 @@ def build_stepper(
     if isinstance(rule, UpdateSubset):
         return UpdateSubsetStepper(rule, source, batch_size=batch_size, seed=seed, attack=attack)
     layer = locate_head(model, source, head) if rule.reads == "features" else None
-    return AttackSubsetStepper(rule, source.index_count, source.device, head=layer)
+    stepper = AttackSubsetStepper
+    if is_reattack(rule):
+        stepper = ReattackStepper
+    return stepper(rule, source.index_count, source.device, head=layer)
 
 
 def refuse_one_image(rule: Rule | None, model: nn.Module, source: Source, smallest: int, *, attack_mode: str) -> None:
@@ -66,6 +70,8 @@ def count_least_images(rule: Rule | None, size: int, attack_mode: str) -> int:
     if rule is None:
         return size
     if isinstance(rule, AttackSubset):
+        if is_reattack(rule) and attack_mode == "eval":
+            return size
         return count(rule.rho, size)
     least = count(rule.least, 2 * size)
     if rule.look == "train":
@@ -79,11 +85,11 @@ def count_least_images(rule: Rule | None, size: int, attack_mode: str) -> int:
 
 
 def find_rule_problem(
-    rule: Rule | None, objective: Objective, epochs: int, training: LoopSettings
+    rule: Rule | None, objective: Objective, epochs: int, training: LoopSettings, attack: Attack | None
 ) -> SettingProblem | None:
     """Return the first reason why a rule cannot serve a run; None if it can, or if there is no rule.
 
-    epochs : length of the run. training : how it trains.
+    epochs : length of the run. training : how it trains. attack : in training.
     """
     if rule is None:
         return None
@@ -102,8 +108,16 @@ def find_rule_problem(
         )
     if rule.warm_up > epochs:
         return must("minibatch.warm_up", f"at most the {epochs} epochs that run", rule.warm_up)
+    if is_reattack(rule) and not has_remembered_start(attack):
+        return must(
+            "attack.start",
+            "remembered for a minibatch rule with rest: remembered",
+            getattr(attack, "start", None),
+            way_out="set it, or use a rule with rest: dropped",
+        )
     if (
         isinstance(rule, AttackSubset)
+        and not is_reattack(rule)
         and not rule.single_image
         and training.normalise == "batch"
         and rule.correction != "none"
@@ -117,15 +131,36 @@ def find_rule_problem(
     return None
 
 
-def count_batch_units(rule: Rule | None, objective: Objective, attack: Attack | None, size: int, epoch: int) -> int:
+def count_picked(rule: AttackSubset, known: int) -> int:
+    """Return how many of a batch's `known` examples, with remembered perturbations, are attacked again."""
+    if not known:
+        return 0
+    return count(rule.rho, known)
+
+
+def count_batch_units(
+    rule: Rule | None, objective: Objective, attack: Attack | None, size: int, epoch: int, unknown: int = 0
+) -> int:
     """Count the forward and backward passes of one step, summed over its `size` examples.
 
-    epoch : of the step, from 0. The count is an upper bound where a rule's share adapts to a validation accuracy.
+    epoch : of the step, from 0. unknown : how many of them have no remembered perturbation, for a rule with `rest:
+    remembered`. The count is an upper bound where a rule's share adapts to a validation accuracy.
     """
     attack_units = count_passes(objective, attack)
     update_units = 2 * len(objective.passes)
     if rule is None:
         return size * (attack_units + update_units)
+    if is_reattack(rule):
+        known = size - unknown
+        picked = count_picked(rule, known)
+        units = (unknown + picked) * attack_units + size * update_units
+        if rule.correction != "none" and picked < known:
+            units += 2 * picked
+        if rule.needs_scores(epoch, known):
+            units += known
+        if rule.clean:
+            units += 2 * size
+        return units
     if isinstance(rule, AttackSubset):
         units = count(rule.rho, size) * (attack_units + update_units)
         if rule.needs_scores(epoch, size):

@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass
 
+from advcore.adversary import count_passes
 from advcore.attacks.base import Attack
 from advcore.data.contract import count_chunks
 from advcore.gradients import GRADIENTS
+from advcore.minibatch.base import is_reattack
 from advcore.objectives.base import Objective, is_attacked
 from advcore.objectives.standard import Standard
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.solvers.base import find_scores_file
-from advcore.training.minibatch import count_batch_units
+from advcore.training.first_visits import FirstVisits, plan_first_visits
+from advcore.training.minibatch import count_batch_units, count_picked
 from advcore.training.trainer import Trainer
 
 
@@ -66,7 +69,8 @@ def count_planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedU
     """Count the units that the trainer will take on n training examples, by what they are for.
 
     held_out : how many validation examples there are, for selections that match their gradient. Counts are upper bounds
-    where a minibatch rule adapts, and where weights are averaged (`SWA`) without a BatchNorm that trains.
+    where a minibatch rule adapts, where weights are averaged (`SWA`) without a BatchNorm that trains, and where a rule
+    with `rest: remembered` meets the newcomers of a new coreset (`plan_first_visits`).
     """
     plan = trainer.schedule.plan()
     scoring = 0
@@ -80,13 +84,17 @@ def count_planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedU
         measured = n + held_out if selector.target == "validation" else n
         selection *= measured * count_selection_units(selector)
     return PlannedUnits(
-        training=sum(_count_epoch_units(trainer, i, epoch.action, n) for i, epoch in enumerate(plan)),
+        training=sum(
+            _count_epoch_units(trainer, i, n, action=epoch.action, visits=visits)
+            for i, (epoch, visits) in enumerate(zip(plan, plan_first_visits(trainer, n), strict=True))
+        ),
         selection=selection,
         scores=probe + full_epochs * n * scoring,
     )
 
 
-def _count_epoch_units(trainer: Trainer, epoch: int, action: str, n: int) -> int:
+def _count_epoch_units(trainer: Trainer, epoch: int, n: int, *, action: str, visits: FirstVisits) -> int:
+    rule = trainer.minibatch
     sizes = count_chunks(trainer.count_examples(action, n), trainer.batch_size)
     attack = trainer.attack_at(epoch)
     more = 0
@@ -94,8 +102,12 @@ def _count_epoch_units(trainer: Trainer, epoch: int, action: str, n: int) -> int
         more = 2 * len(trainer.objective.passes) * trainer.count_examples(action, n)
     if trainer.is_averaged(epoch, trainer.schedule.length):
         more += trainer.count_examples(action, n)
+    if is_reattack(rule) and not visits.are_all:  # each newcomer is attacked beside what the rule picks, at most
+        left = sum(batches * (size - count_picked(rule, size)) for size, batches in sizes.items())
+        more += min(visits.most, left) * count_passes(trainer.objective, attack)
     return more + sum(
-        batches * count_batch_units(trainer.minibatch, trainer.objective, attack, size=size, epoch=epoch)
+        batches
+        * count_batch_units(rule, trainer.objective, attack, size=size, epoch=epoch, unknown=size * visits.are_all)
         for size, batches in sizes.items()
     )
 

@@ -95,7 +95,7 @@ class Trainer(LoopSettings):
         is_scored = self.score is None or self.schedule.warm_epochs or self.probe_epochs
         return [
             describe_mismatch(self.objective, self.attack),
-            find_rule_problem(self.minibatch, self.objective, len(self.schedule.plan()), self),
+            find_rule_problem(self.minibatch, self.objective, len(self.schedule.plan()), self, self.attack),
             find_mixing_problem(self.cutmix, self.objective, self.attack, getattr(self.selector, "solver", None)),
             self.find_length_problem(len(self.schedule.plan())),
             check_at_least("probe_epochs", self.probe_epochs, 0),
