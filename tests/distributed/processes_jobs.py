@@ -195,6 +195,10 @@ RUNS = {
     ),
     "pool": lambda: trainer(objective=Pgd(), attack=LinfPGD(eps=0.1, steps=2, start="remembered")),
     "margin": lambda: trainer(minibatch=RULES["margin"](rho=0.5, warm_up=1)),
+    "attacked again": lambda: selecting(
+        attack=LinfPGD(eps=0.1, steps=2, start="remembered"),
+        minibatch=RULES["mixed"](correction="inverse_probability", loss_change=1.0),
+    ),
     "gradient matching, batch": lambda: selecting(
         minibatch=RULES["gradient_matching"](rho=0.5, warm_up=0), normalise="batch"
     ),
