@@ -103,6 +103,10 @@ class Attack(ABC):
     def passes(self) -> tuple[int, int]:
         """Return the forward and backward passes per example; the most it can take, where that depends on the image."""
 
+    def count_network_passes(self) -> tuple[int, int]:
+        """Return how many of the `passes` are of another network than the attacked model, such as an external LPIPS."""
+        return 0, 0
+
     @abstractmethod
     def reference(self, steps: int) -> "Attack":
         """Return the attack of the run that relative costs compare with: `steps` steps, one restart."""
@@ -120,10 +124,7 @@ class Attack(ABC):
         return self
 
     def begin(self, x: Tensor, generator: Stream) -> Tensor | None:
-        """Return where `rise` starts for x, in float32 or wider, to end where a call would.
-
-        None for an attack that is not a single rise, such as one with several restarts.
-        """
+        """Return where `rise` starts for x, in float32 or wider, to end where a call would; None for several rises."""
         return None
 
     def rise(self, loss_fn: Loss, x: Tensor, start: Tensor) -> Tensor:
