@@ -6,7 +6,7 @@ from advcore.adversary import plan_attack
 from advcore.attacks.base import Attack
 from advcore.data.checks import explain_single_image
 from advcore.data.contract import Source
-from advcore.errors import ConfigError, SettingProblem, must
+from advcore.errors import ConfigError, SettingProblem, check, must
 from advcore.gradients.last_layer import locate_head
 from advcore.minibatch.base import AttackSubset, UpdateSubset, count, is_reattack
 from advcore.objectives.base import Objective, is_attacked
@@ -112,27 +112,28 @@ def find_rule_problem(
         )
     if rule.warm_up > epochs:
         return must("minibatch.warm_up", f"at most the {epochs} epochs that run", rule.warm_up)
-    if is_reattack(rule) and not has_remembered_start(attack):
-        return must(
+    if isinstance(rule, AttackSubset):
+        return _find_rest_problem(rule, training, attack)
+    return None
+
+
+def _find_rest_problem(rule: AttackSubset, training: LoopSettings, attack: Attack | None) -> SettingProblem | None:
+    """Return why a run does not suit what a rule does with the examples that it does not pick; None if it does."""
+    if is_reattack(rule):
+        return check(
+            has_remembered_start(attack),
             "attack.start",
             "remembered for a minibatch rule with rest: remembered",
             getattr(attack, "start", None),
             way_out="set it, or use a rule with rest: dropped",
         )
-    if (
-        isinstance(rule, AttackSubset)
-        and not is_reattack(rule)
-        and not rule.single_image
-        and training.normalise == "batch"
-        and rule.correction != "none"
-    ):
-        return must(
-            "minibatch.correction",
-            "none with training.normalise: batch",
-            rule.correction,
-            way_out="normalise: batch divides by the picked weights' own sum, which undoes it",
-        )
-    return None
+    return check(
+        training.normalise != "batch" or rule.correction == "none",
+        "minibatch.correction",
+        "none with training.normalise: batch",
+        rule.correction,
+        way_out="normalise: batch divides by the picked weights' own sum, which undoes it",
+    )
 
 
 def count_picked(rule: AttackSubset, known: int) -> int:
