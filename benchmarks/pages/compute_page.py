@@ -28,33 +28,33 @@ def relate(network: dict) -> dict[str, float]:
     return {name: rate / rates["attack step"] for name, rate in rates.items()}
 
 
+def list_rows(name: str, network: dict) -> list[tuple[str, ...]]:
+    """Return the rows of a network's table."""
+    relative = relate(network)
+    title = f"{name}, batches of {network['batch']}"
+    rows = []
+    for work, cost in list_works(network).items():
+        cells = (format_operations(cost["flops"]), f"{cost['seconds']:.4f}", f"{relative[work]:.2f}")
+        rows.append((title, work, *cells))
+    solve = network["selection"]["solve"]["seconds"]
+    rows.append((title, "the selection's solve (GradMatch, per class, 30 %)", "0", f"{solve:.4f}", "–"))
+    return rows
+
+
 def page(record: dict) -> str:
     """The page of a record."""
-    rows = []
-    for name, network in record["networks"].items():
-        relative = relate(network)
-        for work, cost in list_works(network).items():
-            cells = (format_operations(cost["flops"]), f"{cost['seconds']:.4f}", f"{relative[work]:.2f}")
-            rows.append((f"{name}, batches of {network['batch']}", work, *cells))
-        solve = network["selection"]["solve"]["seconds"]
-        rows.append(
-            (
-                f"{name}, batches of {network['batch']}",
-                "its solve (GradMatch, per class, 30 %)",
-                "0",
-                f"{solve:.4f}",
-                "–",
-            )
-        )
+    rows = [row for name, network in record["networks"].items() for row in list_rows(name, network)]
     where = record["environment"]
+    threads = format_count(where["threads"], "thread")
     header = ("network", "work", "operations", "seconds", "seconds per operation, over the attack step's")
     lines = [
         "# Do seconds follow operations?",
         "",
-        "Relative costs count floating-point operations (docs/savings.md). This page compares them with the clock: one",
-        f"step of a linf attack, one update, and a selection after an attack of {record['steps']} steps. Kinds of work take",
-        f"turns; medians of {record['rounds']} rounds. Device {where['device']}, {format_count(where['threads'], 'thread')}, "
-        f"torch {where['torch']}, float types and memory layout as advcore chooses on this device.",
+        "Relative costs count floating-point operations ([method](../docs/method.md#cost)). This page compares them with",
+        "the clock: one step of a linf attack, one update, and a selection after an attack of several steps "
+        f"({record['steps']}).",
+        f"Kinds of work take turns; medians of {record['rounds']} rounds. Device {where['device']}, {threads}, torch "
+        f"{where['torch']}, float types and memory layout as advcore chooses them.",
         "",
         to_markdown(header, rows),
         "",
