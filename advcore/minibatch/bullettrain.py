@@ -5,7 +5,6 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from advcore.attacks.pgd import PGD
 from advcore.errors import SettingProblem, check_at_least, check_share, check_within
 from advcore.minibatch.base import count
 from advcore.minibatch.whole_batch import WholeBatch
@@ -61,13 +60,13 @@ class BulletTrain(WholeBatch):
     smoothing : share of an example's score that is left of its earlier visits, in [0, 0.9999].
     most : largest share of a batch that counts as near the boundary, in (0, 1]; beyond it the surest are robust.
 
-    Cost of a batch of B for `pgd`: B (1 + 2 K_boundary F_boundary + 2 K_robust F_robust + 2) passes by the shares F. The
-    plan has the upper bound, with the share `most` near the boundary; the ledger what was done. Where the attack asks for
-    clean logits, as of TRADES, it is given those of the look.
+    Cost of a batch of B for `pgd`: B (1 + 2 K_boundary F_boundary + 2 K_robust F_robust + 2) passes by the shares F.
+    The plan has the upper bound, with the share `most` near the boundary; the ledger has what was done. An attack that
+    asks for clean logits, as of TRADES, is given those of the look.
     Reference: Hua et al. 2021 (arXiv 2109.14707), of which no code was released. The defaults are those of the version
     with which "Accelerating Adversarial Training on Under-Utilized GPU" (IJCAI 2025) compares. Differs: the robust
-    accuracy of a batch is that of the update's own pass, in train mode, which costs nothing; the robust are counted, and
-    not cut at an interpolated quantile; `most` and `smoothing` are ours.
+    accuracy of a batch is that of the update's own pass, in train mode, which costs nothing; robust examples are
+    counted, and not cut at an interpolated quantile; `most` and `smoothing` are ours.
     """
 
     robust_steps: int = setting(default=2, unit="steps")
@@ -112,9 +111,3 @@ class BulletTrain(WholeBatch):
         steps[parts.robust] = min(self.robust_steps, most)
         steps[parts.outliers] = min(self.outlier_steps, most)
         return steps
-
-    def weaken(self, attack: PGD, steps: int) -> PGD:
-        """Return the attack with fewer steps, of the length `weak_step`; the attack itself where it has no more."""
-        if steps >= attack.steps:
-            return attack
-        return attack.with_settings(steps=steps, step_size=self.weak_step * attack.eps or None)

@@ -2,12 +2,8 @@
 
 from typing import ClassVar
 
-from advcore.attacks import ATTACKS
-from advcore.attacks.base import Attack
-from advcore.attacks.pgd import PGD
-from advcore.errors import SettingProblem, must, require
+from advcore.errors import SettingProblem, require
 from advcore.settings import settings
-from advcore.types import find_name
 
 
 @settings
@@ -35,14 +31,3 @@ class WholeBatch:
     def describe(self) -> str:
         """Return what a plan says of the rule."""
         raise NotImplementedError
-
-    def find_attack_problem(self, attack: Attack | None, name: str) -> SettingProblem | None:
-        """Return why the rule, known by `name`, cannot serve the attack, as a problem with `attack`; None if it can."""
-        norms = " or ".join(f"{norm}_pgd" for norm in self.norms)
-        if not isinstance(attack, PGD) or attack.norm not in self.norms:
-            got = find_name(ATTACKS, attack)
-            return must("attack", f"{norms} with minibatch: {name}", got, "other attacks cannot be cut into such steps")
-        if attack.remembers:
-            way_out = "the rule says itself where an attack starts"
-            return must("attack.start", f"other than remembered with minibatch: {name}", attack.start, way_out)
-        return None

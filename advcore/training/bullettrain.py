@@ -18,6 +18,7 @@ from advcore.shares import divide
 from advcore.training.loop_settings import LoopSettings
 from advcore.training.progress import Entry, Snapshot
 from advcore.training.step import Batch, Forward, Learner, PlainStepper, enter_scoring
+from advcore.training.whole_batch import find_attack_problem
 
 
 class BulletTrainStepper(PlainStepper):
@@ -107,6 +108,13 @@ class BulletTrainStepper(PlainStepper):
             self.scores = state["scores"].to(self.scores.device)
 
 
+def weaken(rule: BulletTrain, attack: PGD, steps: int) -> PGD:
+    """Return the attack with fewer steps, of the length `rule.weak_step`; the attack itself where it has no more."""
+    if steps >= attack.steps:
+        return attack
+    return attack.with_settings(steps=steps, step_size=rule.weak_step * attack.eps or None)
+
+
 def attack_by_steps(rule: BulletTrain, learner: Learner, batch: Batch, steps: Tensor, clean: Tensor) -> Tensor:
     """Return the batch's images, attacked by `steps` (B,) steps each; 0 leaves an image clean.
 
@@ -120,7 +128,7 @@ def attack_by_steps(rule: BulletTrain, learner: Learner, batch: Batch, steps: Te
             if not number:
                 continue
             i = (steps == number).nonzero()[:, 0]
-            group = replace(learner, attack=rule.weaken(learner.attack, number))
+            group = replace(learner, attack=weaken(rule, learner.attack, number))
             x_adv[i] = group.perturb(batch.x[i], batch.y[i], batch.attack_stream.take(i), clean=clean[i])
     return x_adv
 
@@ -141,7 +149,7 @@ def _count_attack(rule: BulletTrain, objective: Objective, attack: PGD, steps: i
     """Count the passes per example of the attack by this number of steps, where the clean logits are known."""
     if not steps:
         return 0
-    return count_passes(objective, rule.weaken(attack, steps), clean_known=True)
+    return count_passes(objective, weaken(rule, attack, steps), clean_known=True)
 
 
 def find_bullettrain_problem(rule: BulletTrain, attack: Attack | None, training: LoopSettings) -> SettingProblem | None:
@@ -149,4 +157,4 @@ def find_bullettrain_problem(rule: BulletTrain, attack: Attack | None, training:
     if training.attack_mode != "eval":
         way_out = "a group's size would change BatchNorm's statistics, and with them the attack"
         return must("training.attack_mode", "eval with minibatch: bullettrain", training.attack_mode, way_out)
-    return rule.find_attack_problem(attack, "bullettrain")
+    return find_attack_problem(rule, attack, "bullettrain")

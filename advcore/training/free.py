@@ -11,6 +11,7 @@ from advcore.objectives.base import Objective
 from advcore.training.loop_settings import LoopSettings
 from advcore.training.progress import Entry, Snapshot
 from advcore.training.step import Batch, Forward, Learner, PlainStepper
+from advcore.training.whole_batch import find_attack_problem
 
 
 class FreeStepper(PlainStepper):
@@ -102,4 +103,4 @@ def find_free_problem(rule: Free, attack: Attack | None, training: LoopSettings)
     schedule = getattr(training, "attack_steps", None)
     if schedule is not None:
         return must("training.attack_steps", "null with minibatch: free", schedule, "each replay takes one step")
-    return rule.find_attack_problem(attack, "free")
+    return find_attack_problem(rule, attack, "free")
