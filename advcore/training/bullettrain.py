@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from advcore.adversary import count_passes
+from advcore.adversary import plan_attack
 from advcore.attacks.base import Attack, to_full_precision
 from advcore.attacks.pgd import PGD
 from advcore.errors import SettingProblem, must
@@ -19,6 +19,7 @@ from advcore.training.loop_settings import LoopSettings
 from advcore.training.progress import Entry, Snapshot
 from advcore.training.step import Batch, Forward, Learner, PlainStepper, enter_scoring
 from advcore.training.whole_batch import find_attack_problem
+from advcore.work import NO_WORK, Work
 
 
 class BulletTrainStepper(PlainStepper):
@@ -133,23 +134,24 @@ def attack_by_steps(rule: BulletTrain, learner: Learner, batch: Batch, steps: Te
     return x_adv
 
 
-def count_bullettrain_units(rule: BulletTrain, objective: Objective, attack: Attack | None, size: int) -> int:
+def plan_bullettrain(rule: BulletTrain, objective: Objective, attack: Attack | None, size: int) -> Work:
     """Count the most passes that a batch of `size` can take: as many examples as may be are near the boundary.
 
     The others take the larger of the two smaller numbers of steps.
     """
     assert isinstance(attack, PGD), "`find_attack_problem` refuses others"
-    weak = max(_count_attack(rule, objective, attack, number) for number in (rule.robust_steps, rule.outlier_steps))
+    weak = _plan_attack(rule, objective, attack, max(rule.robust_steps, rule.outlier_steps))
     boundary = count(rule.most, size)
-    attacked = boundary * _count_attack(rule, objective, attack, attack.steps) + (size - boundary) * weak
-    return size + attacked + 2 * len(objective.passes) * size
+    attacked = boundary * _plan_attack(rule, objective, attack, attack.steps) + (size - boundary) * weak
+    updates = len(objective.passes) * size
+    return Work(forward=size) + attacked + Work(forward=updates, to_weights=updates)
 
 
-def _count_attack(rule: BulletTrain, objective: Objective, attack: PGD, steps: int) -> int:
+def _plan_attack(rule: BulletTrain, objective: Objective, attack: PGD, steps: int) -> Work:
     """Count the passes per example of the attack by this number of steps, where the clean logits are known."""
     if not steps:
-        return 0
-    return count_passes(objective, weaken(rule, attack, steps), clean_known=True)
+        return NO_WORK
+    return plan_attack(objective, weaken(rule, attack, steps), clean_known=True)
 
 
 def find_bullettrain_problem(rule: BulletTrain, attack: Attack | None, training: LoopSettings) -> SettingProblem | None:

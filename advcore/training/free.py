@@ -12,6 +12,7 @@ from advcore.training.loop_settings import LoopSettings
 from advcore.training.progress import Entry, Snapshot
 from advcore.training.step import Batch, Forward, Learner, PlainStepper
 from advcore.training.whole_batch import find_attack_problem
+from advcore.work import Work
 
 
 class FreeStepper(PlainStepper):
@@ -93,13 +94,16 @@ class FreeStepper(PlainStepper):
         self.distances = [distance.to(self.device) for distance in state["distances"]]
 
 
-def count_free_units(rule: Free, objective: Objective, attack: Attack | None, size: int) -> int:
+def plan_free(rule: Free, objective: Objective, attack: Attack | None, size: int) -> Work:
     """Count the passes of a batch of `size`: one forward and one backward pass per example and replay."""
-    return 2 * rule.replays * size
+    return rule.replays * size * Work(forward=1, to_both=1)
 
 
 def find_free_problem(rule: Free, attack: Attack | None, training: LoopSettings) -> SettingProblem | None:
     """Return why a run cannot replay its batches; None if it can."""
+    if training.head_epochs:
+        way_out = "the images move by the gradients of all weights' updates"
+        return must("training.head_epochs", "0 with minibatch: free", training.head_epochs, way_out)
     schedule = getattr(training, "attack_steps", None)
     if schedule is not None:
         return must("training.attack_steps", "null with minibatch: free", schedule, "each replay takes one step")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from advcore.adversary import count_passes
+from advcore.adversary import plan_attack
 from advcore.attacks.base import Attack
 from advcore.data.checks import explain_single_image
 from advcore.data.contract import Source
@@ -16,11 +16,12 @@ from advcore.minibatch.bullettrain import BulletTrain
 from advcore.minibatch.free import Free
 from advcore.minibatch.whole_batch import WholeBatch
 from advcore.objectives.base import Objective, is_attacked
-from advcore.training.bullettrain import BulletTrainStepper, count_bullettrain_units, find_bullettrain_problem
-from advcore.training.free import FreeStepper, count_free_units, find_free_problem
+from advcore.training.bullettrain import BulletTrainStepper, plan_bullettrain, find_bullettrain_problem
+from advcore.training.free import FreeStepper, plan_free, find_free_problem
 from advcore.training.loop_settings import LoopSettings
 from advcore.training.step import PlainStepper
 from advcore.training.steppers import AttackSubsetStepper, UpdateSubsetStepper
+from advcore.work import Work
 
 Rule = AttackSubset | UpdateSubset | WholeBatch
 
@@ -28,12 +29,12 @@ Rule = AttackSubset | UpdateSubset | WholeBatch
 class Method(NamedTuple):
     """How a rule on whole batches works in training.
 
-    build : (rule, training data) to what takes its steps. count_units : (rule, objective, attack, size) to the passes
-    of a batch. find_problem : (rule, attack, settings of the loop) to why it cannot serve a run, or None.
+    build : (rule, training data) to what takes its steps. plan : (rule, objective, attack, size) to the passes of a
+    batch. find_problem : (rule, attack, settings of the loop) to why it cannot serve a run, or None.
     """
 
     build: Callable[..., PlainStepper]
-    count_units: Callable[..., int]
+    plan: Callable[..., Work]
     find_problem: Callable[..., SettingProblem | None]
 
 
@@ -46,14 +47,18 @@ def _build_bullettrain(rule: BulletTrain, source: Source) -> PlainStepper:
 
 
 METHODS: dict[type[WholeBatch], Method] = {
-    Free: Method(_build_free, count_free_units, find_free_problem),
-    BulletTrain: Method(_build_bullettrain, count_bullettrain_units, find_bullettrain_problem),
+    Free: Method(_build_free, plan_free, find_free_problem),
+    BulletTrain: Method(_build_bullettrain, plan_bullettrain, find_bullettrain_problem),
 }
 
 
 def get_method(rule: WholeBatch) -> Method:
     """Return how a rule on whole batches works in training: the entry of its class, or of the nearest base of it."""
     return next(METHODS[cls] for cls in type(rule).__mro__ if cls in METHODS)
+
+
+# The passes of an update with one image.
+_PAIR = Work(forward=1, to_weights=1)
 
 
 def build_stepper(
@@ -160,28 +165,28 @@ def find_rule_problem(
     return None
 
 
-def count_batch_units(rule: Rule | None, objective: Objective, attack: Attack | None, size: int, epoch: int) -> int:
-    """Count the forward and backward passes of one step, summed over its `size` examples.
+def plan_batch(rule: Rule | None, objective: Objective, attack: Attack | None, size: int, epoch: int) -> Work:
+    """Count the passes of one step, summed over its `size` examples.
 
     epoch : of the step, from 0. The count is an upper bound where a rule's share adapts to a validation accuracy, or
     the steps of each example to its prediction.
     """
-    attack_units = count_passes(objective, attack)
-    update_units = 2 * len(objective.passes)
+    attack_work = plan_attack(objective, attack)
+    update_work = len(objective.passes) * _PAIR
     if rule is None:
-        return size * (attack_units + update_units)
+        return size * (attack_work + update_work)
     if isinstance(rule, WholeBatch):
-        return get_method(rule).count_units(rule, objective, attack, size)
+        return get_method(rule).plan(rule, objective, attack, size)
     if isinstance(rule, AttackSubset):
-        units = count(rule.rho, size) * (attack_units + update_units)
+        work = count(rule.rho, size) * (attack_work + update_work)
         if rule.needs_scores(epoch, size):
-            units += size
+            work += Work(forward=size)
         if rule.clean:
-            units += 2 * size
-        return units
+            work += size * _PAIR
+        return work
     kept = count(rule.choose_share(epoch, []), 2 * size)
     if rule.look == "train":
-        return size * attack_units + 2 * size + kept
+        return size * attack_work + 2 * size * _PAIR + Work(left_out=2 * size - kept)
     if rule.reads:
-        return size * attack_units + 2 * size + 2 * kept
-    return rule.count_attacked(size) * attack_units + 2 * kept
+        return size * attack_work + Work(forward=2 * size) + kept * _PAIR
+    return rule.count_attacked(size) * attack_work + kept * _PAIR

@@ -19,7 +19,8 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch
 from advcore.training import SGD
 from advcore.training.bullettrain import BulletTrainStepper, attack_by_steps
-from advcore.training.plan import count_planned_units
+from advcore.training.plan import count_planned_units, plan_work
+from advcore.training.prices import find_prices
 from advcore.training.step import Batch, Learner
 from advcore.training.trainer import Trainer
 
@@ -149,6 +150,7 @@ def test_the_plan_is_met_where_every_example_is_near_the_boundary(model, source,
         made = trainer(BulletTrain(most=most, momentum=0.0, discount=1e-9), epochs=1)
         trained = made.fit(copy.deepcopy(model), source, seed=0)
         assert trained.ledger.sum_units() == count_planned_units(made, N) == N * (1 + 2 * each + 2)
+        assert trained.ledger.sum_flops() == find_prices(made, model, source).price(plan_work(made, N))
 
 
 def test_what_it_cannot_serve_is_refused_in_one_line():

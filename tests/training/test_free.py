@@ -18,8 +18,10 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch
 from advcore.training import SGD, Constant, Linear
 from advcore.training.lr import Cyclic
-from advcore.training.plan import count_planned_units
+from advcore.training.plan import count_planned_units, plan_work
+from advcore.training.prices import find_prices
 from advcore.training.trainer import Trainer
+from advcore.work import Work
 
 N, SIZE, M = 96, 40, 3
 ATTACK = LinfPGD(eps=0.1, steps=4)
@@ -87,13 +89,16 @@ def test_an_epoch_costs_2_passes_per_example_and_replay(model, source, replays):
     assert ledger.passes["update"] == {"forward": 2 * N * replays, "backward": 2 * N * replays}
     assert ledger.passes["attack"] == {"forward": 0, "backward": 0}
     assert ledger.sum_units() == count_planned_units(made, N) == 2 * 2 * N * replays
+    assert plan_work(made, N) == Work(forward=2 * N * replays, to_both=2 * N * replays)
 
 
 @by_plain_kernels
 def test_on_a_coreset_with_average_clipping_and_ramp_the_ledger_is_the_plan(model, source):
     made = trainer(epochs=4, budget=0.5, ema=0.9, clip_norm=1.0, eps_ramp_share=0.5)
     trained = made.fit(model, source, source, seed=0)
-    assert trained.ledger.sum_units() == count_planned_units(made, N)
+    work = plan_work(made, N)
+    assert trained.ledger.sum_units() == work.units
+    assert trained.ledger.sum_flops() == find_prices(made, model, source).price(work)
     assert {entry["action"] for entry in trained.epochs} == {"select", "reuse"}
 
 
@@ -138,6 +143,7 @@ def test_what_it_cannot_serve_is_refused_in_one_line(source):
         ({"attack": NFGSM(eps=0.1)}, "attack must be linf_pgd or l2_pgd with minibatch: free, got 'n_fgsm'"),
         ({"attack": LinfPGD(eps=0.1, start="remembered")}, "attack.start must be other than remembered with"),
         ({"attack_steps": Linear(first=1, last=2)}, "training.attack_steps must be null with minibatch: free"),
+        ({"head_epochs": 1}, "training.head_epochs must be 0 with minibatch: free"),
         ({"objective": Trades()}, "objective must be one with a loss of a single image"),
     ]:
         with pytest.raises(ConfigError, match=line) as caught:
