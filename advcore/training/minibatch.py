@@ -16,8 +16,8 @@ from advcore.minibatch.bullettrain import BulletTrain
 from advcore.minibatch.free import Free
 from advcore.minibatch.whole_batch import WholeBatch
 from advcore.objectives.base import Objective, is_attacked
-from advcore.training.bullettrain import BulletTrainStepper, plan_bullettrain, find_bullettrain_problem
-from advcore.training.free import FreeStepper, plan_free, find_free_problem
+from advcore.training.bullettrain import BulletTrainStepper, find_bullettrain_problem, plan_bullettrain
+from advcore.training.free import FreeStepper, find_free_problem, plan_free
 from advcore.training.loop_settings import LoopSettings
 from advcore.training.step import PlainStepper
 from advcore.training.steppers import AttackSubsetStepper, UpdateSubsetStepper
