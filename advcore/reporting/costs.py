@@ -14,7 +14,18 @@ def count_passes(record: RunRecord) -> float:
 
     Relative costs alone cannot be compared where methods have different references: other objectives, or more data.
     """
-    return record.relative_cost * record.reference.get("units", 1)
+    if "flops" not in record.reference:
+        return record.relative_cost * record.reference.get("units", 1)
+    counted = [entry for phase, entry in record.ledger.items() if phase != "evaluation"]
+    return round(sum(entry["forward"] + entry["backward"] for entry in counted))
+
+
+def count_flops(record: RunRecord) -> int | None:
+    """Return the floating-point operations of all phases but evaluation; None where they were not counted."""
+    counted = [entry for phase, entry in record.ledger.items() if phase != "evaluation"]
+    if not counted or any("flops" not in entry for entry in counted):
+        return None
+    return round(sum(entry["flops"] for entry in counted))
 
 
 def sum_training_seconds(record: RunRecord) -> float:

@@ -205,7 +205,7 @@ def compare_methods(
     accuracies = list(dict.fromkeys(chain([_CLEAN], *titles)))
     selections = _list_selections(list_records(groups))
     full = " [against the full attack]" if any("gradient_error_full" in entry for entry in selections) else ""
-    measures = {"speed-up (cost)": costs.count_passes} if against else {}
+    measures: dict[str, Callable[[RunRecord], float]] = {"speed-up (cost)": costs.count_passes} if against else {}
     if against and clock:
         measures["speed-up (seconds)"] = costs.sum_training_seconds
     pretraining = [costs.PRETRAINING] if any(record.pretraining for record in list_records(groups)) else []
