@@ -88,6 +88,11 @@ def build_stepper(
     return AttackSubsetStepper(rule, source.index_count, source.device, head=layer)
 
 
+def is_bound(rule: Rule | None) -> bool:
+    """Return whether `plan_batch` gives the most passes that a batch may take under the rule, and not their number."""
+    return rule is not None and (rule.needs_validation or isinstance(rule, BulletTrain))
+
+
 def refuse_one_image(rule: Rule | None, model: nn.Module, source: Source, smallest: int, *, attack_mode: str) -> None:
     """Raise ConfigError if a step may see one image of the smallest batch, and the model cannot learn from one.
 

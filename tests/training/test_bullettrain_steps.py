@@ -9,8 +9,10 @@ from kernels import by_plain_kernels
 
 from advcore.attacks import L2PGD, LinfPGD, StAdv
 from advcore.cost import CostLedger
+from advcore.data import DATASETS
 from advcore.errors import ConfigError
 from advcore.minibatch.bullettrain import BulletTrain
+from advcore.models import MODELS
 from advcore.objectives import Mart, Pgd, Trades
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow
@@ -19,6 +21,7 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch
 from advcore.training import SGD
 from advcore.training.bullettrain import BulletTrainStepper, attack_by_steps
+from advcore.training.lr import OneCycle
 from advcore.training.plan import count_planned_units, plan_work
 from advcore.training.prices import find_prices
 from advcore.training.step import Batch, Learner
@@ -27,6 +30,11 @@ from advcore.training.trainer import Trainer
 N, SIZE, K = 96, 32, 5
 ATTACK = LinfPGD(eps=0.1, steps=K, step_size=0.03)
 each_objective = pytest.mark.parametrize("objective", [Pgd(), Trades(), Mart()], ids=["pgd", "trades", "mart"])
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return DATASETS["digits"]().load(torch.device("cpu"))
 
 
 def trainer(rule=None, *, attack=ATTACK, objective=None, epochs=3, budget=1.0, **settings):
@@ -151,6 +159,17 @@ def test_the_plan_is_met_where_every_example_is_near_the_boundary(model, source,
         trained = made.fit(copy.deepcopy(model), source, seed=0)
         assert trained.ledger.sum_units() == count_planned_units(made, N) == N * (1 + 2 * each + 2)
         assert trained.ledger.sum_flops() == find_prices(made, model, source).price(plan_work(made, N))
+
+
+@by_plain_kernels
+def test_it_learns_digits_and_every_epoch_is_probed(digits):
+    """Accuracies of 144 held-out images, of which a guess has 0.1 right."""
+    model = MODELS["small_cnn"](width=8).build(10, digits.train.shape)
+    made = trainer(attack=LinfPGD(eps=0.1, steps=5), epochs=4, batch_size=64, lr_schedule=OneCycle())
+    trained = made.fit(model, digits.train, digits.validation, seed=0)
+    assert [entry["probe"]["n"] for entry in trained.epochs] == [144] * 4
+    assert trained.epochs[-1]["clean"] > 0.8 and trained.epochs[-1]["robust"] > 0.4
+    assert not trained.events
 
 
 def test_what_it_cannot_serve_is_refused_in_one_line():

@@ -8,16 +8,18 @@ import torch.nn.functional as F
 from kernels import by_plain_kernels
 
 from advcore.attacks import L1PGD, L2PGD, NFGSM, LinfPGD
+from advcore.data import DATASETS
 from advcore.data.contract import cut_into_chunks
 from advcore.errors import ConfigError
 from advcore.minibatch.free import Free
+from advcore.models import MODELS
 from advcore.objectives import Pgd, Trades
 from advcore.rng import Stream
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch
 from advcore.training import SGD, Constant, Linear
-from advcore.training.lr import Cyclic
+from advcore.training.lr import Cyclic, OneCycle
 from advcore.training.plan import count_planned_units, plan_work
 from advcore.training.prices import find_prices
 from advcore.training.trainer import Trainer
@@ -25,6 +27,11 @@ from advcore.work import Work
 
 N, SIZE, M = 96, 40, 3
 ATTACK = LinfPGD(eps=0.1, steps=4)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return DATASETS["digits"]().load(torch.device("cpu"))
 
 
 def trainer(rule=None, *, attack=ATTACK, objective=None, epochs=1, budget=1.0, **settings):
@@ -135,6 +142,17 @@ def test_epochs_are_judged_by_an_attack_of_many_steps(source, model, steps):
     assert trained.epochs[0]["probe"]["steps"] == 10
     unseen = made.fit(copy.deepcopy(model), source, seed=0)
     assert [event["kind"] for event in unseen.events] == ["validation"]
+
+
+@by_plain_kernels
+def test_it_learns_digits_and_every_epoch_is_probed(digits):
+    """Accuracies of 144 held-out images, of which a guess has 0.1 right."""
+    model = MODELS["small_cnn"](width=8).build(10, digits.train.shape)
+    made = trainer(attack=LinfPGD(eps=0.1, steps=5), epochs=4, batch_size=64, lr_schedule=OneCycle())
+    trained = made.fit(model, digits.train, digits.validation, seed=0)
+    assert [entry["probe"]["n"] for entry in trained.epochs] == [144] * 4
+    assert trained.epochs[-1]["clean"] > 0.8 and trained.epochs[-1]["robust"] > 0.4
+    assert not trained.events
 
 
 def test_what_it_cannot_serve_is_refused_in_one_line(source):
