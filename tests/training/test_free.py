@@ -19,6 +19,7 @@ from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch
 from advcore.training import SGD, Constant, Linear
+from advcore.training.loop_settings import refuse_processes
 from advcore.training.lr import Cyclic, OneCycle
 from advcore.training.plan import count_planned_units, plan_work
 from advcore.training.prices import find_prices
@@ -167,3 +168,12 @@ def test_what_it_cannot_serve_is_refused_in_one_line(source):
         with pytest.raises(ConfigError, match=line) as caught:
             trainer(**settings)
         assert len(caught.value.lines) == 1
+
+
+def test_several_processes_are_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr("advcore.distributed.size", lambda: 2)
+    with pytest.raises(
+        ConfigError, match="minibatch must be .* with 2 processes, got 'free'.*use one process"
+    ) as caught:
+        refuse_processes(trainer())
+    assert len(caught.value.lines) == 1
