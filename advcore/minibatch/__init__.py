@@ -1,5 +1,7 @@
 """Which examples of a batch are attacked, and which images are learned from."""
 
+from advcore.minibatch.bullettrain import BulletTrain
+from advcore.minibatch.free import Free
 from advcore.minibatch.gradient_matching import GradientMatching, ResidualNorm
 from advcore.minibatch.loss_ranked import LossRanked
 from advcore.minibatch.margin import Margin
@@ -12,6 +14,8 @@ RULES = {
     "random": RandomSubset,
     "loss_ranked": LossRanked,
     "random_mix": RandomMix,
+    "free": Free,
+    "bullettrain": BulletTrain,
 }
 # What the field calls them, to their names here (`errors.suggest_nearest`).
 ALIASES = {
@@ -23,4 +27,7 @@ ALIASES = {
     "topk": "loss_ranked",
     "ohem": "loss_ranked",
     "mix": "random_mix",
+    "freeat": "free",
+    "replay": "free",
+    "bullet": "bullettrain",
 }

@@ -130,7 +130,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     solver = getattr(selector, "solver", None)
     epochs = len(schedule.plan())
     rule = config.minibatch
-    require(minibatch.find_rule_problem(rule, config.objective, epochs, training))
+    require(minibatch.find_rule_problem(rule, config.objective, config.attack, epochs, training))
     with prefix_problems("training."):
         require(
             attack_steps.find_steps_problem(training.attack_steps, config.attack),

@@ -17,6 +17,7 @@ from advcore.config.schema import RunConfig, SelectionConfig
 from advcore.errors import UserError, format_value
 from advcore.minibatch.base import AttackSubset, UpdateSubset
 from advcore.minibatch.uniform import RandomMix, RandomSubset
+from advcore.minibatch.whole_batch import WholeBatch
 from advcore.objectives.base import is_attacked
 from advcore.run import build, plan
 from advcore.solvers.uniform import Random
@@ -94,7 +95,7 @@ def _list_baselines(
     reference = replace(methods[against], selection=None, minibatch=None)
     savers = {name: config for name, config in methods.items() if _saves_work(config) and not _is_random(config)}
     if "random" in added:
-        yield from map(make_random, savers.values())
+        yield from map(make_random, filter(_has_random_twin, savers.values()))
     for name, config in savers.items():
         with build.prefix_problems(f"method {name!r}: "):
             full = replace(reference, data=config.data, model=config.model, objective=config.objective)
@@ -121,6 +122,11 @@ def _saves_work(config: RunConfig) -> bool:
 def _is_random(config: RunConfig) -> bool:
     by_rule = config.minibatch is None or isinstance(config.minibatch, (RandomSubset, RandomMix))
     return by_rule and (config.selection is None or isinstance(config.selection.solver, Random))
+
+
+def _has_random_twin(config: RunConfig) -> bool:
+    """Return whether a method picks anything that a random draw could pick instead."""
+    return config.selection is not None or not isinstance(config.minibatch, WholeBatch)
 
 
 def _compute_key(config: RunConfig) -> str:
@@ -159,7 +165,7 @@ def make_random(config: RunConfig) -> tuple[str, RunConfig]:
         names.append(f"random mix {rule.p_up:.4g}")
         if not isinstance(rule, RandomMix):
             rule = RandomMix(p_up=rule.p_up)
-    elif rule is not None:
+    elif isinstance(rule, AttackSubset):
         names.append(f"random minibatch {rule.rho:.4g}")
         rule = RandomSubset(rho=rule.rho, clean=rule.clean)
     return " x ".join(names), replace(config, selection=selection, minibatch=rule)

@@ -1,5 +1,6 @@
 """Train for one epoch: its batches, the learning rate, the steps, and what its entry says."""
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -93,8 +94,10 @@ class EpochTrainer:
             with distributed.fail_together():
                 examples = next(loaded)
             with defer_stop():
-                place.lr = self._set_lr(i / len(batches))
+                set_lr = partial(self._set_lr, i, len(batches))
+                set_lr(0.0)
                 batch = self._build_batch(examples, batches[i], weights, streams)
+                batch = replace(batch, set_lr=set_lr)
                 self._add_loss(*self.stepper.step(self._build_learner(batch.is_counted), batch))
                 place.seen += batch.images
                 place.step += 1
@@ -246,11 +249,12 @@ class EpochTrainer:
             return attack
         return attack.scale((self.steps_done + 1) / self.ramp_steps)
 
-    def _set_lr(self, share: float) -> float:
-        """Set the learning rate where `share` of the epoch's steps are done, and return it.
+    def _set_lr(self, step: int, steps: int, share: float) -> None:
+        """Set the learning rate where, of an epoch's `steps`, as many as `step` are done, and a share of one more.
 
         An epoch on a coreset counts as its budget; with the acs schedule every epoch counts as one of the full run.
         """
+        share = (step + share) / steps
         i, schedule = self.place.epoch, self.run.trainer.schedule
         lr_index = self.plan[i].lr_index
         if schedule.schedule == "acs":
@@ -260,7 +264,7 @@ class EpochTrainer:
         lr = self.run.trainer.optimizer.lr * self.lr_factor(progress, lr_index)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)  # of a layer, as timm has it
-        return lr
+        self.place.lr = lr
 
 
 def _describe_step(epoch: int, step: int, indices: Tensor) -> str:

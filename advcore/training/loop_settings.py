@@ -29,6 +29,7 @@ from advcore.errors import (
 )
 from advcore.minibatch import RULES
 from advcore.minibatch.base import UpdateSubset
+from advcore.minibatch.whole_batch import WholeBatch
 from advcore.runtime.borrow import find_device
 from advcore.runtime.precision import Speed
 from advcore.selection.coreset import ATTACK_MODES
@@ -158,15 +159,15 @@ def refuse_processes(trainer: "Trainer") -> None:
         return
     alone = f"with {count} processes"
     rule = find_name(RULES, trainer.minibatch)
-    is_update_rule = isinstance(trainer.minibatch, UpdateSubset)
-    whole = "it learns from whole batches; use one process"
+    works_on_whole = isinstance(trainer.minibatch, (UpdateSubset, WholeBatch))
+    whole = "it works on whole batches; use one process"
     late = "gradients are averaged for what trains from the beginning; use one process"
     moved = "each process would move the weights its own way; use one process"
     mixed = "each process would mix its own part of a batch; use one process"
     least = distributed.LEAST * count
     share = f"{count} processes take {distributed.LEAST} or more each"
     require(
-        check(not is_update_rule, "minibatch", f"a rule of what to attack {alone}", rule, whole),
+        check(not works_on_whole, "minibatch", f"a rule of what to attack {alone}", rule, whole),
         check(
             not trainer.speed.deferred,
             "speed.deferred",

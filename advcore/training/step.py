@@ -128,15 +128,15 @@ class Learner:
     watch: GradientWatch = field(default_factory=GradientWatch)
     awp: AWP | None = None
 
-    def perturb(self, x: Tensor, y: Tensor, generator: Stream) -> Tensor:
-        """Attack x (B, C, H, W), where B may be 0, and remember where the attack ends if there is a memory."""
+    def perturb(self, x: Tensor, y: Tensor, generator: Stream, *, clean: Tensor | None = None) -> Tensor:
+        """Attack x (B, C, H, W), B may be 0, of which `clean` are the logits if known; a memory keeps where it ends."""
         if not len(x):
             return x
         with self.ledger.phase("attack", x.device), borrow(self.model, training=self.attack_mode == "train"):
             attack = bind_attack(self.attack, self.model, self.ledger.count_passes)
             forward = self.watch.watch(self.ledger.count_passes(self.model))
             with trust_images():
-                x_adv = perturb(forward, self.objective, attack, x, y, generator=generator)
+                x_adv = perturb(forward, self.objective, attack, x, y, clean=clean, generator=generator)
             self.watch.refuse_training(self.model, attack, x, y)
             if self.memory is not None:
                 self.memory.keep(*distributed.concatenate(x, x_adv, generator.examples))
@@ -231,7 +231,7 @@ class Batch:
 
     indices : (B,) long, into the training data. x : (B, C, H, W), augmented. y : (B,) labels, or mixed. weights : (B,).
     attack_stream, rule_stream : random numbers of the attack and of the minibatch rule, bound to the examples.
-    where : describes the step, for errors.
+    where : describes the step, for errors. set_lr : sets the learning rate for where a share of its updates is done.
     images : size of the whole batch, of which these examples may be one process's part.
     factor : what this part's loss is multiplied by, so that the mean over the processes is the whole batch's loss.
     is_counted : whether the ledger counts this part; False where another process does the same work.
@@ -247,6 +247,7 @@ class Batch:
     images: int
     factor: float = 1.0
     is_counted: bool = True
+    set_lr: Callable[[float], None] = lambda share: None
 
 
 class Images(NamedTuple):
