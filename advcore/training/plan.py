@@ -92,6 +92,8 @@ def _count_epoch_units(trainer: Trainer, epoch: int, action: str, n: int) -> int
     more = 0
     if trainer.awp_at(epoch) is not None:
         more = 2 * len(trainer.objective.passes) * trainer.count_examples(action, n)
+    if trainer.regularizer is not None:
+        more += sum(trainer.regularizer.passes()) * trainer.count_examples(action, n)
     if trainer.is_averaged(epoch, trainer.schedule.length):
         more += trainer.count_examples(action, n)
     return more + sum(
