@@ -15,6 +15,7 @@ from advcore.rng import Stream
 from advcore.runtime.counted import CountedModel
 from advcore.settings import setting, settings
 from advcore.types import check_losses
+from advcore.work import Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,8 @@ class Regularizer(ABC):
         """
 
     @abstractmethod
-    def passes(self) -> tuple[int, int]:
-        """Return the forward and backward passes per example beside the objective's own."""
+    def plan(self) -> Work:
+        """Count the passes per example beside the objective's own."""
 
     def find_problem(self, objective: Objective, attack: Attack | None) -> SettingProblem | None:
         """Return why it cannot serve a run with this objective and attack, as a problem with `regularizer`, or None."""

@@ -1,20 +1,20 @@
 """GradAlign: the loss's gradient at an image should point as it does at a random point of the ball around it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from advcore.attacks.base import Attack, take_input_gradient, to_full_precision
+from advcore.attacks.base import Attack, to_full_precision
 from advcore.attacks.geometry import LP
 from advcore.errors import SettingProblem, must
-from advcore.objectives.base import Objective
+from advcore.objectives.base import Objective, compute_losses
 from advcore.regularizers.base import Examples, Regularizer
 from advcore.runtime.counted import CountedModel
 from advcore.settings import setting, settings
-from advcore.types import Loss
+from advcore.work import Work
 
 
 @settings
@@ -28,9 +28,9 @@ class GradAlign(Regularizer):
     ----------
     weight : lambda of the paper, above 0; the authors have 0.2 for CIFAR-10 at 8/255, and 2 at 16/255.
 
-    Cost per example: at x one forward and one backward pass, at x + eta one forward and three backward: the gradient,
-    and two for the double backward pass. That runs through the gradient's graph, then through the forward pass's, each
-    time to weights and activations.
+    Cost per example: at x and at x + eta one forward and one backward pass each, and a double backward pass, which
+    counts as two: it runs through the gradient's graph, then through the forward pass's, each time to the weights and
+    to what is before them.
     Reference: Andriushchenko and Flammarion 2020, section 5, eq. 4; tml-epfl/understanding-fast-adv-training, train.py.
     Differs: the mean is over all examples, where the code leaves out those without an angle; any lp ball. x + eta may
     leave [0, 1], as there.
@@ -52,32 +52,15 @@ class GradAlign(Regularizer):
         attack = examples.attack
         x = to_full_precision(examples.clean)
 
-        def loss(images: Tensor) -> Tensor:
-            return examples.objective.loss(examples.y, **{name: model(images)})
+        def loss(logits: Tensor) -> Tensor:
+            return compute_losses(examples.objective, examples.y, **{name: logits})
 
         noisy = LP[attack.norm].start(x, attack.eps, examples.stream.child("alignment"))
-        _, fixed = take_input_gradient(loss, x)
-        gradient = differentiate(loss, noisy, lambda: model.count("backward", len(x)))
-        return measure_misalignment(fixed, gradient)
+        fixed = model.differentiate(loss, x, in_graph=False)
+        return measure_misalignment(fixed, model.differentiate(loss, noisy, in_graph=True))
 
-    def passes(self) -> tuple[int, int]:
-        return 2, 4
-
-
-def differentiate(loss: Loss, x: Tensor, count: Callable[[], None]) -> Tensor:
-    """Return the gradient (B, ...) of the losses (B,) at x, in the graph of the model's parameters.
-
-    count : called when a gradient is led back through this one; the pass through the forward graph, which follows,
-    counts itself. The gradient is 0 where nothing leads from x to the loss.
-    """
-    with torch.enable_grad():
-        x = x.detach().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(
-            loss(x).sum(), x, create_graph=True, allow_unused=True, materialize_grads=True
-        )
-    if gradient.requires_grad:
-        gradient.register_hook(lambda _: count())
-    return gradient
+    def plan(self) -> Work:
+        return Work(forward=2, to_images=2, double=1)
 
 
 def measure_misalignment(first: Tensor, second: Tensor) -> Tensor:

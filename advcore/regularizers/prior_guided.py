@@ -8,6 +8,7 @@ from torch import Tensor
 from advcore.regularizers.base import Examples, Regularizer
 from advcore.runtime.counted import CountedModel
 from advcore.settings import setting, settings
+from advcore.work import Work
 
 
 @settings
@@ -33,8 +34,8 @@ class PriorGuided(Regularizer):
         assert examples.starts is not None, "the step finds them for a regulariser that needs them"
         return measure_distance(model(examples.starts), logits["adversarial"])
 
-    def passes(self) -> tuple[int, int]:
-        return 1, 1
+    def plan(self) -> Work:
+        return Work(forward=1, to_weights=1)
 
 
 def measure_distance(first: Tensor, second: Tensor) -> Tensor:

@@ -32,9 +32,11 @@ from advcore.settings import settings
 from advcore.solvers import Random
 from advcore.training import SGD
 from advcore.training.mixing import CutMix
-from advcore.training.plan import count_planned_units
+from advcore.training.plan import count_planned_units, plan_work
+from advcore.training.prices import find_prices
 from advcore.training.step import Learner, step
 from advcore.training.weight_attack import AWP
+from advcore.work import Work
 
 FGSM = LinfPGD(eps=0.1, steps=1, step_size=0.1)
 REMEMBERED = FGSM.with_settings(start="remembered")
@@ -222,9 +224,10 @@ def test_the_ledger_is_the_plan_and_the_penaltys_passes(model, source, name, att
     made, plain = (build_trainer(attack, solver=solver, regularizer=entry) for entry in (regularizer, None))
     out = made.fit(model, source, seed=0, augment=crop_flip)
     assert out.ledger.sum_units() == count_planned_units(made, len(source))
+    assert out.ledger.sum_flops() == find_prices(made, model, source).price(plan_work(made, len(source)))
     more = count_planned_units(made, len(source)) - count_planned_units(plain, len(source))
     examples = sum(entry["examples"] for entry in out.epochs)
-    assert more == examples * sum(regularizer.passes())
+    assert more == examples * regularizer.plan().units
 
 
 @by_plain_kernels
@@ -242,8 +245,8 @@ def test_a_penalty_is_weighted_as_the_loss_of_its_example_is():
         def penalize(self, model, examples, logits):
             return examples.y + 0 * logits["adversarial"].sum(1)
 
-        def passes(self):
-            return 0, 0
+        def plan(self):
+            return Work()
 
     for normalise, expected in (("none", (WEIGHTS * Y).mean()), ("batch", (WEIGHTS * Y).sum() / WEIGHTS.sum())):
         losses = []
@@ -282,6 +285,7 @@ REFUSED = [
     ({"regularizer": PriorGuided(), "cutmix": CutMix()}, "regularizer must be null with cutmix"),
     ({"regularizer": PriorGuided(), "minibatch": Margin(rho=0.5)}, "minibatch must be null with training.regularizer"),
     ({"regularizer": GradAlign(), "speed": Speed(compiled=True)}, "regularizer must be null with speed.compiled"),
+    ({"regularizer": GradAlign(), "head_epochs": 1}, "regularizer must be null with head_epochs"),
     ({"regularizer": GradAlign(), "objective": Trades()}, "regularizer must be null for an objective that has no loss"),
     ({"regularizer": GradAlign(), "objective": Mart()}, "regularizer must be null for an objective that has no loss"),
     ({"regularizer": GradAlign(), "attack": FastLPA(eps=0.5)}, "regularizer must be null for an attack that has no lp"),
