@@ -63,7 +63,7 @@ def find_cost(model: nn.Module, x: Tensor) -> PassCost:
 
 
 def find_gradient_costs(model: nn.Module, x: Tensor) -> tuple[PassCost, PassCost]:
-    """Return what passes cost: one whose backward pass leads to the images x alone, and a double one (`measure_double`).
+    """Return what two passes cost: one with a backward pass to the images x alone, a double one (`measure_double`).
 
     Both are measured once for a model, an image size and a set of parameters that require a gradient.
     """
