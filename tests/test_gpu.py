@@ -29,8 +29,8 @@ from advcore.selection.partition import PARTITIONS
 from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, GradMatch
 from advcore.training import SGD, Adam
+from advcore.training.gate import Gate
 from advcore.training.loop import Listener
-from advcore.training.step import Gate
 from advcore.training.trainer import Trainer
 
 pytestmark = pytest.mark.gpu

@@ -29,7 +29,7 @@ from advcore.selection.coreset import AdversarialCoreset, SelectionSettings
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.solvers.base import find_scores_file
-from advcore.training import attack_steps, loop_settings, minibatch, mixing
+from advcore.training import attack_steps, loop_settings, minibatch, mixing, penalties
 from advcore.training.trainer import LoopSettings, Trainer
 from advcore.types import digest_labels, find_name
 
@@ -136,6 +136,7 @@ def build_trainer(config: RunConfig) -> Trainer:
             attack_steps.find_steps_problem(training.attack_steps, config.attack),
             loop_settings.find_memory_problem(training.memory, config.attack),
             mixing.find_mixing_problem(training.cutmix, config.objective, config.attack, solver),
+            penalties.find_regularizer_problem(training, config.objective, config.attack),
             training.find_length_problem(epochs),
         )
     with prefix_problems("selection."):

@@ -276,7 +276,7 @@ def _list_single_step(full: RunConfig, eps: float, added: tuple[str, ...]) -> It
 
     FAT (Wong et al. 2020): one step of 1.25 eps from a uniform start. N-FGSM (de Jorge et al. 2022): its own settings.
     """
-    training = replace(full.training, attack_steps=None, memory=Memory())
+    training = replace(full.training, attack_steps=None, memory=Memory(), regularizer=None)
     if "fat" in added:
         yield "FAT", replace(full, attack=LinfPGD(eps=eps, steps=1, step_size=FAT_STEP * eps), training=training)
     if "n_fgsm" in added:

@@ -23,12 +23,13 @@ from advcore.runtime.signals import check, defer_stop
 from advcore.runtime.watch import GradientWatch
 from advcore.selection.result import Coreset
 from advcore.training.average import build_average, find_infinite, update_average
+from advcore.training.gate import Gate
 from advcore.training.loop_settings import count_ramp_steps, refuse_other_images
 from advcore.training.lr import bind_factor
 from advcore.training.minibatch import build_stepper, refuse_one_image
 from advcore.training.optimizers import build_optimizer
 from advcore.training.progress import Entry, Place
-from advcore.training.step import Batch, Gate, Images, Learner, weigh_part
+from advcore.training.step import Batch, Images, Learner, weigh_part
 from advcore.types import Event
 
 if TYPE_CHECKING:
@@ -227,6 +228,7 @@ class EpochTrainer:
             on_update=self._update_average,
             watch=self.watch,
             awp=trainer.awp_at(self.place.epoch),
+            regularizer=trainer.regularizer,
         )
 
     def _update_average(self) -> None:

@@ -30,6 +30,7 @@ from advcore.errors import (
 from advcore.minibatch import RULES
 from advcore.minibatch.base import UpdateSubset
 from advcore.minibatch.whole_batch import WholeBatch
+from advcore.regularizers.base import Regularizer
 from advcore.runtime.borrow import find_device
 from advcore.runtime.precision import Speed
 from advcore.selection.coreset import ATTACK_MODES
@@ -73,6 +74,7 @@ class LoopSettings:
         these move.
     awp : adversarial weight perturbation, which works without a minibatch rule; null for none.
     cutmix : mixes the images of a batch, and their labels, without a minibatch rule; null for none.
+    regularizer : adds a penalty to the loss of each example, without a minibatch rule; null for none.
     """
 
     batch_size: int = setting(default=128, unit="examples")
@@ -91,6 +93,7 @@ class LoopSettings:
     head_epochs: int = setting(default=0, unit="epochs")
     awp: AWP | None = None
     cutmix: CutMix | None = None
+    regularizer: Regularizer | None = None
 
     def __post_init__(self) -> None:
         require(

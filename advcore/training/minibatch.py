@@ -139,7 +139,7 @@ def find_rule_problem(
     if rule is None:
         return None
     name = type(objective).__name__.lower()
-    for setting in ("awp", "cutmix"):
+    for setting in ("awp", "cutmix", "regularizer"):
         if getattr(training, setting) is not None:
             return must("minibatch", f"null with training.{setting}", rule, "it works on whole batches")
     if not is_attacked(objective):
