@@ -1,6 +1,7 @@
-"""Which examples of a batch are attacked, and which images are learned from."""
+"""Which examples of a batch or an epoch are attacked, and which images are learned from."""
 
 from advcore.minibatch.gradient_matching import GradientMatching, ResidualNorm
+from advcore.minibatch.infobatch import InfoBatch
 from advcore.minibatch.loss_ranked import LossRanked
 from advcore.minibatch.margin import Margin
 from advcore.minibatch.uniform import RandomMix, RandomSubset
@@ -12,6 +13,7 @@ RULES = {
     "random": RandomSubset,
     "loss_ranked": LossRanked,
     "random_mix": RandomMix,
+    "infobatch": InfoBatch,
 }
 # What the field calls them, to their names here (`errors.suggest_nearest`).
 ALIASES = {
@@ -23,4 +25,6 @@ ALIASES = {
     "topk": "loss_ranked",
     "ohem": "loss_ranked",
     "mix": "random_mix",
+    "dynamicpruning": "infobatch",
+    "prune": "infobatch",
 }

@@ -6,15 +6,17 @@ from advcore.adversary import count_passes
 from advcore.attacks.base import Attack
 from advcore.data.checks import explain_single_image
 from advcore.data.contract import Source
-from advcore.errors import ConfigError, SettingProblem, must
+from advcore.errors import ConfigError, SettingProblem, check, must
 from advcore.gradients.last_layer import locate_head
 from advcore.minibatch.base import AttackSubset, UpdateSubset, count
+from advcore.minibatch.epoch_subset import EpochSubset
 from advcore.objectives.base import Objective, is_attacked
 from advcore.training.loop_settings import LoopSettings
+from advcore.training.pruning import EpochSubsetStepper
 from advcore.training.step import PlainStepper
 from advcore.training.steppers import AttackSubsetStepper, UpdateSubsetStepper
 
-Rule = AttackSubset | UpdateSubset
+Rule = AttackSubset | UpdateSubset | EpochSubset
 
 
 def build_stepper(
@@ -38,6 +40,8 @@ def build_stepper(
         return PlainStepper()
     if isinstance(rule, UpdateSubset):
         return UpdateSubsetStepper(rule, source, batch_size=batch_size, seed=seed, attack=attack)
+    if isinstance(rule, EpochSubset):
+        return EpochSubsetStepper(rule, source.index_count, source.device, batch_size)
     layer = locate_head(model, source, head) if rule.reads == "features" else None
     return AttackSubsetStepper(rule, source.index_count, source.device, head=layer)
 
@@ -45,15 +49,15 @@ def build_stepper(
 def refuse_one_image(rule: Rule | None, model: nn.Module, source: Source, smallest: int, *, attack_mode: str) -> None:
     """Raise ConfigError if a step may see one image of the smallest batch, and the model cannot learn from one.
 
-    rule : what may leave one; None: steps see whole batches. smallest : number of examples in that batch. attack_mode :
-    as in `Trainer`. Cost where there may be one: as of `explain_single_image`.
+    rule : what may leave one; None, or a rule over epochs: steps see whole batches. smallest : number of examples in
+    that batch. attack_mode : as in `Trainer`. Cost where there may be one: as of `explain_single_image`.
     """
     if count_least_images(rule, smallest, attack_mode) > 1:
         return
     reason = explain_single_image(model, source)
     if not reason:
         return
-    if rule is None:
+    if rule is None or isinstance(rule, EpochSubset):
         way_out = f"the model cannot learn from one ({reason}); use more data, or a larger selection.budget"
         raise ConfigError(must("each training batch", "of at least 2 images", smallest, way_out))
     setting = "rho" if isinstance(rule, AttackSubset) else "p_up"
@@ -63,7 +67,7 @@ def refuse_one_image(rule: Rule | None, model: nn.Module, source: Source, smalle
 
 def count_least_images(rule: Rule | None, size: int, attack_mode: str) -> int:
     """Return the smallest number of images of a batch of `size` that a forward pass in train mode may see."""
-    if rule is None:
+    if rule is None or isinstance(rule, EpochSubset):
         return size
     if isinstance(rule, AttackSubset):
         return count(rule.rho, size)
@@ -91,6 +95,10 @@ def find_rule_problem(
     for setting in ("awp", "cutmix"):
         if getattr(training, setting) is not None:
             return must("minibatch", f"null with training.{setting}", rule, "it works on whole batches")
+    if isinstance(rule, EpochSubset):
+        way_out = "its weights make up for the examples left out; divided by their sum in a batch, they do not"
+        is_right = training.normalise != "batch"
+        return check(is_right, "training.normalise", "coreset, none or equal with this rule", "batch", way_out)
     if not is_attacked(objective):
         return must("minibatch", "null for an objective that is not attacked", name, "there is no attack to save")
     if rule.single_image and len(objective.passes) > 1:
@@ -121,10 +129,11 @@ def count_batch_units(rule: Rule | None, objective: Objective, attack: Attack | 
     """Count the forward and backward passes of one step, summed over its `size` examples.
 
     epoch : of the step, from 0. The count is an upper bound where a rule's share adapts to a validation accuracy.
+    A rule over epochs saves nothing within a step; how many steps it saves is not known in advance.
     """
     attack_units = count_passes(objective, attack)
     update_units = 2 * len(objective.passes)
-    if rule is None:
+    if rule is None or isinstance(rule, EpochSubset):
         return size * (attack_units + update_units)
     if isinstance(rule, AttackSubset):
         units = count(rule.rho, size) * (attack_units + update_units)

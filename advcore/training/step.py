@@ -40,20 +40,6 @@ def reduce_losses(losses: Tensor, weights: Tensor, normalise: str) -> Tensor:
     return (weights * losses).mean()
 
 
-def weigh_part(part_weights: Tensor, weights: Tensor, batch: Tensor, normalise: str) -> float:
-    """Return a factor for one process's mean loss; with it, the mean over the processes is the whole batch's mean.
-
-    part_weights : of the process's part of the batch. weights : (N,) of all examples. batch : (B,) long, indices of the
-    whole batch. The factor is 1 where the process does the whole batch.
-    """
-    if len(part_weights) == len(batch):
-        return 1.0
-    if normalise == "batch":
-        share = float(divide(part_weights.sum(), weights[batch.to(weights.device)].sum()))
-        return distributed.weigh_mean(share, 1)
-    return distributed.weigh_mean(len(part_weights), len(batch))
-
-
 class FusedOptimizer(Protocol):
     """What a fused step of torch reads beside its settings; torch's types leave it out."""
 
@@ -142,11 +128,15 @@ class Learner:
                 self.memory.keep(*distributed.concatenate(x, x_adv, generator.examples))
             return x_adv
 
-    def loss(self, forward: Forward, clean: Tensor, adversarial: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-        """Return the weighted objective at B examples, clean and attacked."""
+    def losses(self, forward: Forward, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
+        """Return the objective's loss (B,) of each of B examples, clean and attacked."""
         images = {"clean": clean, "adversarial": adversarial}
         logits = {name: forward(images[name]) for name in self.objective.passes}
-        return reduce_losses(compute_losses(self.objective, y, **logits), weights, self.normalise)
+        return compute_losses(self.objective, y, **logits)
+
+    def loss(self, forward: Forward, clean: Tensor, adversarial: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted objective at B examples, clean and attacked."""
+        return reduce_losses(self.losses(forward, clean, adversarial, y), weights, self.normalise)
 
     def update(self, loss_of: Callable[[Forward], Tensor], device: torch.device, where: Callable[[], str]) -> Tensor:
         """Take one optimiser step on `loss_of(forward)`, in train mode (`set_mode`), and return that loss, detached.
@@ -258,10 +248,19 @@ class Images(NamedTuple):
 
 
 class PlainStepper:
-    """Steps on whole batches: every example is attacked and learned from."""
+    """Steps on whole batches: every example is attacked and learned from.
+
+    factors : (N,) what the weight of each example is multiplied by in this epoch, 0 for those that it leaves out; None
+    where it trains on all of them, as they are weighted.
+    """
+
+    factors: Tensor | None = None
 
     def begin(self, epoch: int, entries: list[Entry]) -> None:
         """Prepare for a new epoch; `entries` of the epochs before it hold what validation measured."""
+
+    def choose_examples(self, examples: Tensor, stream: Stream, epochs: int) -> None:
+        """Set `factors` for a new epoch of a run of `epochs`; `examples` (n,) are those that it could train on."""
 
     def step(self, learner: Learner, batch: Batch) -> tuple[Tensor, int]:
         """Train on a batch, and return the loss and the number of images of which it is the mean."""

@@ -63,8 +63,8 @@ class Trainer(LoopSettings):
     optimizer, lr_schedule : settings of `advcore.training`.
     probe_epochs : for solvers that read scores over epochs: how many epochs of ordinary training of a copy are scored
         first; at least 1 where there is no warm start.
-    minibatch : a rule of `advcore.minibatch`, which says which examples of a batch are attacked, or which images are
-        learned from; None: all.
+    minibatch : a rule of `advcore.minibatch`, which says which examples of a batch are attacked, which images are
+        learned from, or which examples an epoch leaves out; None: all.
     head : name of the last linear layer, for a rule that reads features; None finds it.
     attack_steps : the attack's steps in each epoch (`advcore.training.attack_steps`); None: the attack's setting.
     batch_size, normalise, attack_mode, eps_ramp, clip_norm, clip_value, ema, swa, probe_examples, memory, speed : see

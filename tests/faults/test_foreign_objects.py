@@ -408,7 +408,7 @@ SETTINGS = {
     "minibatch: name": (
         "minibatch",
         "margins",
-        "one of AttackSubset, UpdateSubset, such as advcore.minibatch.Margin(...), got 'margins'",
+        "one of AttackSubset, UpdateSubset, EpochSubset, such as advcore.minibatch.Margin(...), got 'margins'",
     ),
     "schedule: number": ("schedule", 5, "an object of the class advcore.selection.schedule.Schedule, got 5"),
     "selector: solver": (
