@@ -174,7 +174,7 @@ def _append(store: FactorStore, factors: Factors) -> None:
         store.append(name, residual, features)
 
 
-def _count_units(objective: Objective, attack: Attack | None) -> int:
+def count_units(objective: Objective, attack: Attack | None) -> int:
     """Count the attack's passes and one forward pass for each of the objective's; the clean one serves both."""
     return count_passes(objective, attack, clean_known="clean" in objective.passes) + len(objective.passes)
 
@@ -182,7 +182,7 @@ def _count_units(objective: Objective, attack: Attack | None) -> int:
 LAST_LAYER = Gradient(
     about="gradient of the loss with respect to the last layer, as factors",
     measure=last_layer_rows,
-    units=_count_units,
+    units=count_units,
     is_scalar=False,
     reads_head=True,
 )
