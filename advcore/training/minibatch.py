@@ -96,9 +96,7 @@ def find_rule_problem(
         if getattr(training, setting) is not None:
             return must("minibatch", f"null with training.{setting}", rule, "it works on whole batches")
     if isinstance(rule, EpochSubset):
-        way_out = "its weights make up for the examples left out; divided by their sum in a batch, they do not"
-        is_right = training.normalise != "batch"
-        return check(is_right, "training.normalise", "coreset, none or equal with this rule", "batch", way_out)
+        return _find_weights_problem(training.normalise)
     if not is_attacked(objective):
         return must("minibatch", "null for an objective that is not attacked", name, "there is no attack to save")
     if rule.single_image and len(objective.passes) > 1:
@@ -123,6 +121,12 @@ def find_rule_problem(
             way_out="normalise: batch divides by the picked weights' own sum, which undoes it",
         )
     return None
+
+
+def _find_weights_problem(normalise: str) -> SettingProblem | None:
+    """Return why a rule's weights would not make up for the examples that it leaves out; None if they do."""
+    way_out = "its weights make up for the examples left out; divided by their sum in a batch, they do not"
+    return check(normalise != "batch", "training.normalise", "coreset, none or equal with this rule", "batch", way_out)
 
 
 def count_batch_units(rule: Rule | None, objective: Objective, attack: Attack | None, size: int, epoch: int) -> int:
