@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from advcore.data.source import Source
 from advcore.gradients.base import Gradient, Measurement, MeasurementSettings
-from advcore.gradients.last_layer import count_units, last_layer_rows
+from advcore.gradients.last_layer import last_layer_rows, plan_rows
 from advcore.objectives.trades import measure_divergence
 from advcore.settings import settings
 
@@ -46,7 +46,7 @@ def divergence_rows(model: nn.Module, source: Source, settings: MeasurementSetti
 DIVERGENCE = Gradient(
     about="last layer's gradient of the divergence between clean and attacked predictions, without labels",
     measure=divergence_rows,
-    units=lambda objective, attack: count_units(Divergence(), attack),
+    plan=lambda objective, attack: plan_rows(Divergence(), attack),
     is_scalar=False,
     reads_head=True,
     objective=Divergence(),

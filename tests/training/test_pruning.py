@@ -20,7 +20,8 @@ from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch
 from advcore.training import SGD
-from advcore.training.plan import count_planned_units, count_step_units
+from advcore.training.plan import count_planned_units, plan_step
+from advcore.training.prices import find_prices
 from advcore.training.pruning import EpochSubsetStepper
 from advcore.training.step import Learner
 from advcore.training.trainer import Trainer
@@ -125,11 +126,12 @@ def test_losses_are_those_of_the_step_itself_without_weights(model, source, obje
 @by_plain_kernels
 def test_the_ledger_is_the_closed_form_of_what_was_trained_and_the_plan_its_bound(model, source, objective):
     made = trainer(objective=objective)
-    out = made.fit(model, source, seed=1)
-    trained = sum(entry["examples"] for entry in out.epochs)
-    assert out.ledger.sum_units() == trained * count_step_units(objective, ATTACK)
+    out = made.fit(copy.deepcopy(model), source, seed=1)
+    work = sum(entry["examples"] for entry in out.epochs) * plan_step(objective, ATTACK)
+    assert out.ledger.sum_units() == work.units
+    assert out.ledger.sum_flops() == find_prices(made, model, source).price(work)
     whole = count_planned_units(made, N)
-    assert whole == 4 * N * count_step_units(objective, ATTACK)
+    assert whole == 4 * N * plan_step(objective, ATTACK).units
     assert out.ledger.sum_units() == round(whole * (1 - out.epochs[-1]["minibatch"]["saved"])) < whole
     assert out.ledger.passes["scoring"] == {"forward": 0, "backward": 0}
 
