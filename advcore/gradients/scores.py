@@ -162,6 +162,7 @@ def centre_distances(
 
 
 def get_features(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
+    """Return what went into the last layer, (B, D) float64 on the CPU, for measures that compare examples."""
     return rows.features[0].double().cpu()
 
 
