@@ -248,7 +248,8 @@ class RunConfig:
     name : name of the run and of its folder; letters, digits, dot, dash, underscore.
     seed : seed of all random numbers.
     data, model, objective, attack, selection, training, evaluation, cost, checkpoint : see their own pages.
-    minibatch : which examples of a batch are attacked, or which images are learned from; null for all.
+    minibatch : which examples of a batch are attacked, which images are learned from, or which examples an epoch leaves
+        out; null for all.
     tracking : trackers that also receive the metrics of every epoch; they do not influence the run.
     device : auto (CUDA if there is one), cpu, cuda or cuda:N.
     """

@@ -13,7 +13,7 @@ from advcore.attacks.memory import Perturbations
 from advcore.cost import CostLedger
 from advcore.data.augment import augment_images
 from advcore.data.checks import count_logits
-from advcore.data.contract import Source, cut_into_chunks, read_batches
+from advcore.data.contract import read_batches
 from advcore.evaluation.checks import FEW_IMAGES, flag_underflow
 from advcore.objectives.base import is_attacked
 from advcore.rng import Stream, preserve_random_state
@@ -23,13 +23,15 @@ from advcore.runtime.signals import check, defer_stop
 from advcore.runtime.watch import GradientWatch
 from advcore.selection.result import Coreset
 from advcore.training.average import build_average, find_infinite, update_average
+from advcore.training.batches import split_into_batches, weigh_examples
 from advcore.training.gate import Gate
 from advcore.training.loop_settings import count_ramp_steps, refuse_other_images
 from advcore.training.lr import bind_factor
 from advcore.training.minibatch import build_stepper, refuse_one_image
 from advcore.training.optimizers import build_optimizer
+from advcore.training.picks import weigh_part
 from advcore.training.progress import Entry, Place
-from advcore.training.step import Batch, Images, Learner, weigh_part
+from advcore.training.step import Batch, Images, Learner
 from advcore.types import Event
 
 if TYPE_CHECKING:
@@ -85,10 +87,11 @@ class EpochTrainer:
         self.coreset = coreset
         n = self.run.train.index_count
         stream = partial(Stream, seed=self.run.seed, epoch=place.epoch)
-        batches = self._draw_batches(stream(purpose="order"))
-        weights = weigh_examples(coreset, n, self.run.trainer.normalise, self.device)
         streams = [stream(purpose=purpose) for purpose in ("augment", "attack", "minibatch", "cutmix")]
-        self._begin_epoch(streams[0])
+        self._begin_epoch(streams[0], streams[2])
+        batches = self._draw_batches(stream(purpose="order"))
+        factors = self.stepper.factors
+        weights = weigh_examples(coreset, n, self.run.trainer.normalise, self.device, factors=factors)
         left = map(distributed.share_of_batch, batches[place.step :])
         loaded = read_batches(self.run.model, self.run.train, list(left))
         for i in range(place.step, len(batches)):
@@ -136,30 +139,31 @@ class EpochTrainer:
         """
         trainer = self.run.trainer
         train = self.run.train
-        batches = split_into_batches(self.coreset, train, trainer.batch_size, stream)
+        batches = split_into_batches(self.coreset, train, trainer.batch_size, stream, factors=self.stepper.factors)
         smallest = min(min(distributed.share_sizes(len(batch))) for batch in batches)
         refuse_one_image(trainer.minibatch, self.run.model, train, smallest, attack_mode=trainer.attack_mode)
         return batches
 
-    def _begin_epoch(self, view: Stream) -> None:
+    def _begin_epoch(self, view: Stream, stream: Stream) -> None:
         """Prepare rule and memory for the epoch, unless they were before the run was stopped.
 
-        view : random numbers of the augmented view, in which the memory finds its pixels again.
+        view : random numbers of the augmented view, in which the memory finds its pixels again. stream : of the rule.
         """
         if self.place.begun:
             if self.memory is not None:
                 self.memory.look(view)
             return
+        n = self.run.train.index_count
+        examples = torch.arange(n) if self.coreset is None else self.coreset.indices
         if self.memory is not None:
             with distributed.fail_together():
                 refuse_other_images(self.run.train)
-            n = self.run.train.index_count
-            if self.coreset is None:
-                self.memory.begin(torch.arange(n), view, n)
-            else:
+            room = n
+            if self.coreset is not None:
                 room = max(len(self.coreset), self.run.trainer.get_selector().count_chosen(n))
-                self.memory.begin(self.coreset.indices, view, room)
+            self.memory.begin(examples, view, room)
         self.stepper.begin(self.place.epoch, self.run.out.epochs)
+        self.stepper.choose_examples(examples, stream.child("epoch"), len(self.plan))
         self.place.begun = True
 
     def _build_batch(
@@ -271,25 +275,3 @@ class EpochTrainer:
 
 def _describe_step(epoch: int, step: int, indices: Tensor) -> str:
     return f"epoch {epoch}, step {step}, examples {indices[:8].tolist()}..."
-
-
-def split_into_batches(coreset: Coreset | None, train: Source, size: int, stream: Stream) -> list[Tensor]:
-    """Return an epoch's batches of indices: shuffled examples, or whole blocks in random order.
-
-    coreset : what the epoch trains on; None for all of `train`. size : examples per batch, where there are no blocks.
-    """
-    if coreset is None:
-        return train.draw_batches(size, stream)
-    indices = coreset.indices
-    if coreset.blocks is None:
-        return cut_into_chunks(indices[stream.at(indices).permutation()], size)
-    blocks = [indices[coreset.blocks == block] for block in coreset.blocks.unique()]
-    return [blocks[i] for i in stream.at(torch.arange(len(blocks))).permutation().tolist()]
-
-
-def weigh_examples(coreset: Coreset | None, n: int, normalise: str, device: torch.device) -> Tensor:
-    """Return the training weight (n,) of each example, on `device`: 1 where the coreset does not say otherwise."""
-    weights = torch.ones(n, device=device)
-    if coreset is not None:
-        weights[coreset.indices.to(device)] = coreset.training_weights(normalise).to(device)
-    return weights

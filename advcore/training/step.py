@@ -40,20 +40,6 @@ def reduce_losses(losses: Tensor, weights: Tensor, normalise: str) -> Tensor:
     return (weights * losses).mean()
 
 
-def weigh_part(part_weights: Tensor, weights: Tensor, batch: Tensor, normalise: str) -> float:
-    """Return a factor for one process's mean loss; with it, the mean over the processes is the whole batch's mean.
-
-    part_weights : of the process's part of the batch. weights : (N,) of all examples. batch : (B,) long, indices of the
-    whole batch. The factor is 1 where the process does the whole batch.
-    """
-    if len(part_weights) == len(batch):
-        return 1.0
-    if normalise == "batch":
-        share = float(divide(part_weights.sum(), weights[batch.to(weights.device)].sum()))
-        return distributed.weigh_mean(share, 1)
-    return distributed.weigh_mean(len(part_weights), len(batch))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Learner:
     """What all steps of a run share, and the two halves of a step: `perturb` and `update`.
@@ -100,6 +86,27 @@ class Learner:
                 self.memory.keep(*distributed.concatenate(x, x_adv, generator.examples))
             return x_adv
 
+    def losses(
+        self,
+        forward: Forward,
+        clean: Tensor,
+        adversarial: Tensor,
+        y: Tensor,
+        examples: Examples | None = None,
+    ) -> Tensor:
+        """Return the objective's loss (B,) of each of B examples, clean and attacked.
+
+        examples : the same, for the regulariser, whose penalty is added; None adds none.
+        """
+        images = {"clean": clean, "adversarial": adversarial}
+        logits = {name: forward(images[name]) for name in self.objective.passes}
+        losses = compute_losses(self.objective, y, **logits)
+        if self.regularizer is None or examples is None:
+            return losses
+        # Past what averages gradients over processes, which takes them from the parameters in any case.
+        model = self.ledger.count_passes(self.model)
+        return losses + compute_penalties(self.regularizer, model, examples, logits)
+
     def loss(
         self,
         forward: Forward,
@@ -109,17 +116,8 @@ class Learner:
         weights: Tensor,
         examples: Examples | None = None,
     ) -> Tensor:
-        """Return the weighted objective at B examples, clean and attacked.
-
-        examples : the same, for the regulariser; None adds no penalty.
-        """
-        images = {"clean": clean, "adversarial": adversarial}
-        logits = {name: forward(images[name]) for name in self.objective.passes}
-        losses = compute_losses(self.objective, y, **logits)
-        if self.regularizer is not None and examples is not None:
-            # Past what averages gradients over processes, which takes them from the parameters in any case.
-            model = self.ledger.count_passes(self.model)
-            losses = losses + compute_penalties(self.regularizer, model, examples, logits)
+        """Return the weighted objective at B examples, as `losses`."""
+        losses = self.losses(forward, clean, adversarial, y, examples)
         return reduce_losses(losses, weights, self.normalise)
 
     def update(self, loss_of: Callable[[Forward], Tensor], device: torch.device, where: Callable[[], str]) -> Tensor:
@@ -237,10 +235,19 @@ class Images(NamedTuple):
 
 
 class PlainStepper:
-    """Steps on whole batches: every example is attacked and learned from."""
+    """Steps on whole batches: every example is attacked and learned from.
+
+    factors : (N,) what the weight of each example is multiplied by in this epoch, 0 for those that it leaves out; None
+    where it trains on all of them, as they are weighted.
+    """
+
+    factors: Tensor | None = None
 
     def begin(self, epoch: int, entries: list[Entry]) -> None:
         """Prepare for a new epoch; `entries` of the epochs before it hold what validation measured."""
+
+    def choose_examples(self, examples: Tensor, stream: Stream, epochs: int) -> None:
+        """Set `factors` for a new epoch of a run of `epochs`; `examples` (n,) are those that it could train on."""
 
     def step(self, learner: Learner, batch: Batch) -> tuple[Tensor, int]:
         """Train on a batch, and return the loss and the number of images of which it is the mean."""

@@ -64,7 +64,8 @@ class Trainer(LoopSettings):
     optimizer, lr_schedule : settings of `advcore.training`.
     probe_epochs : for solvers that read scores over epochs: how many epochs of ordinary training of a copy are scored
         first; at least 1 where there is no warm start.
-    minibatch : a rule of `advcore.minibatch`: what of each batch is attacked, and how, or learned from; None: all.
+    minibatch : a rule of `advcore.minibatch`: what of each batch is attacked, and how, or learned from, or which
+        examples an epoch leaves out; None: all.
     head : name of the last linear layer, for a rule that reads features; None finds it.
     attack_steps : the attack's steps in each epoch (`advcore.training.attack_steps`); None: the attack's setting.
     batch_size, normalise, attack_mode, eps_ramp, clip_norm, clip_value, ema, swa, probe_examples, memory, speed : see

@@ -58,6 +58,7 @@ RUNS = {
     "adaptive": {"minibatch": RULES["loss_ranked"](adaptive="recursive", p_min=0.3)},
     "free": {"minibatch": RULES["free"](replays=2), "solver": GradMatch()},
     "bullettrain": {"minibatch": RULES["bullettrain"](smoothing=0.5)},
+    "infobatch": {"minibatch": RULES["infobatch"](r=0.7, whole=0.25), "solver": Random(), "partition": "per_batch"},
     "moving average, adam": {"ema": 0.9, "optimizer": Adam(lr=0.01)},
     "head first, awp": {"head_epochs": 2, "awp": AWP(gamma=0.01, warm_up=1)},
     "eps ramp, equal average": {"eps_ramp": 2.5, "swa": SWA(start=0.4)},
