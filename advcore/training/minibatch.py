@@ -161,19 +161,17 @@ def find_rule_problem(
         return must("minibatch.warm_up", f"at most the {epochs} epochs that run", rule.warm_up)
     if isinstance(rule, WholeBatch):
         return get_method(rule).find_problem(rule, attack, training)
-    if (
-        isinstance(rule, AttackSubset)
-        and not rule.single_image
-        and training.normalise == "batch"
-        and rule.correction != "none"
-    ):
-        return must(
-            "minibatch.correction",
-            "none with training.normalise: batch",
-            rule.correction,
-            way_out="normalise: batch divides by the picked weights' own sum, which undoes it",
-        )
+    if isinstance(rule, AttackSubset):
+        return _find_correction_problem(rule, training.normalise)
     return None
+
+
+def _find_correction_problem(rule: AttackSubset, normalise: str) -> SettingProblem | None:
+    """Return why a rule's correction would be undone; None if it is not, or there is none."""
+    if normalise != "batch" or rule.correction == "none":
+        return None
+    way_out = "normalise: batch divides by the picked weights' own sum, which undoes it"
+    return must("minibatch.correction", "none with training.normalise: batch", rule.correction, way_out)
 
 
 def _find_weights_problem(normalise: str) -> SettingProblem | None:
