@@ -18,7 +18,7 @@ _LONG_ENOUGH = 1.0
 
 @dataclass(frozen=True)
 class Clock:
-    """Whether seconds can be compared. text : the machine of all runs if they can, else why they cannot."""
+    """Whether seconds are `comparable`. text : the machine of all runs if they are, else why they are not."""
 
     comparable: bool
     text: str

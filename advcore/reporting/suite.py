@@ -160,8 +160,8 @@ def _name_methods(names: Sequence[str], groups: tables.Groups) -> str:
 def _describe_conditions(groups: tables.Groups, which: str) -> str:
     evaluation = tables.list_records(groups)[0].final[which]
     images = evaluation["clean"]["n"]
-    attacked = {attack["n"] for attack in evaluation["attacks"]}
-    fewer = f", {min(attacked)} attacked" if attacked - {images} else ""
+    attacked = {tables.name_attack(attack): attack["n"] for attack in evaluation["attacks"]}
+    fewer = "".join(f", {count:,} of them under {name}" for name, count in attacked.items() if count != images)
     varied = verdicts.describe_varied(groups)
     return f"Mean ± sample deviation over seeds; {format_count(images, 'test image')}{fewer}. {varied}"
 
@@ -246,6 +246,8 @@ def _read_accuracies(record: RunRecord, which: str) -> Iterator[tuple[str, objec
     entries |= {
         f"robust {i} ({tables.name_attack(attack)})": attack for i, attack in enumerate(evaluation["attacks"], 1)
     }
+    shared = evaluation.get("shared", {}).get("attacks", ())
+    entries |= {f"robust {i} (images that all attacks saw)": attack for i, attack in enumerate(shared, 1)}
     if worst := tables.find_worst_case(evaluation):
         entries["robust (all of these)"] = worst
     for name, entry in entries.items():

@@ -100,11 +100,31 @@ def find_worst_case(evaluation: JsonObject) -> JsonObject | None:
 
 
 def list_robust_entries(evaluation: JsonObject, together: str = "all of these") -> list[tuple[str, JsonObject]]:
-    """Return the entry of each attack with its name; of several attacks, also that of all `together`."""
-    entries = [(name_attack(attack), attack) for attack in evaluation["attacks"]]
+    """Return the entry of each attack with its name; of several attacks, also that of all `together`.
+
+    Where an attack saw fewer images than others, the accuracies under these come twice: on all of their images, and on
+    those that all attacks saw. The name says how many that are.
+    """
+    entries = list(chain.from_iterable(map(_list_attack_entries, evaluation["attacks"], _list_shared(evaluation))))
     if worst := find_worst_case(evaluation):
-        entries.append((together, worst))
+        images = f", {format_count(worst['n'], 'image')}" if "shared" in evaluation else ""
+        entries.append((f"{together}{images}", worst))
     return entries
+
+
+def _list_shared(evaluation: JsonObject) -> Sequence[JsonObject | None]:
+    """Return for each attack its entry on the images that all attacks saw; None where these are all images."""
+    return evaluation.get("shared", {}).get("attacks") or [None] * len(evaluation["attacks"])
+
+
+def _list_attack_entries(attack: JsonObject, shared: JsonObject | None) -> list[tuple[str, JsonObject]]:
+    name = name_attack(attack)
+    if shared is None:
+        return [(name, attack)]
+    images = format_count(shared["n"], "image")
+    if shared["n"] == attack["n"]:
+        return [(f"{name}, {images}", attack)]
+    return [(name, attack), (f"{name}, the same {images}", shared)]
 
 
 # ---- one run ----

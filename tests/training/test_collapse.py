@@ -8,7 +8,7 @@ from kernels import by_plain_kernels
 
 from advcore import Trainer
 from advcore.attacks import NFGSM, FastLPA, LinfPGD
-from advcore.evaluation.evaluate import wilson
+from advcore.evaluation.intervals import wilson
 from advcore.objectives import Pgd
 from advcore.selection.schedule import Schedule
 from advcore.training import SGD, Constant
