@@ -153,11 +153,25 @@ class DataSettings:
         check_labels(train.labels, torch.arange(len(train.labels)), MOST_CLASSES)
         return int(train.labels.max()) + 1
 
-    def count_examples(self) -> tuple[int, int]:
-        """Count the training and validation examples of `load`, without decoding images where that can be avoided."""
+    def sketch(self) -> tuple[Data, int, int]:
+        """Return data of two training images, and the numbers of training and of validation examples of `load`.
+
+        All else that `load` decodes is left alone, where the files' format allows that.
+        """
         train, _ = self._read()
-        _, part, validation = self._divide(train, self.count_classes(train))
-        return len(part), len(validation)
+        num_classes = self.count_classes(train)
+        train, part, validation = self._divide(train, num_classes)
+        source = train.make_source(part[:2], torch.device("cpu"), self.workers)
+        data = Data(
+            train=source,
+            validation=None,
+            test=source,
+            part=part[:2],
+            whole=train.labels,
+            num_classes=num_classes,
+            augment=build_augmentation(self.augment or self.usual_augment, source.shape[0]),
+        )
+        return data, len(part), len(validation)
 
     def _divide(self, train: Split, num_classes: int) -> tuple[Split, Tensor, Tensor]:
         """Return the training set, with injected faults if there are any, and positions in it.

@@ -187,8 +187,7 @@ def _open_verdicts(sweep: Sweep, task: _Task, part_keys: Sequence[str], path: Pa
     settings = (task.seed, sweep.chunk_size, *part_keys)
     identity = partial(hash_evaluation, sweep.model, sweep.source, task.indices, task.attacks, settings)
     saved = SavedVerdicts(path, keys, identity)
-    for kind, count in zip(("forward", "backward"), saved.passes.tolist(), strict=True):
-        sweep.ledger.passes["evaluation"][kind] += count
+    saved.book_passes(sweep.ledger)
     if task.keep_examples and len(saved):
         raise ConfigError("keep_examples needs all batches, and some are in the state file already; give a new one")
     return saved

@@ -7,6 +7,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from advcore.runtime.cuda_graphs import replay
+from advcore.runtime.flops import PassCost, find_cost
 from advcore.runtime.precision import get_speed, run_model
 from advcore.runtime.signals import check
 
@@ -18,22 +19,23 @@ class CountedModel:
     Parameters
     ----------
     model : gives logits (B, C); called on a copy of x, by the active `Speed`.
-    count : called with "forward" or "backward" and the number of examples, whenever such a pass happens.
+    count : called with "forward" or "backward", the number of examples and what the pass costs, whenever one happens.
     """
 
     model: nn.Module
-    count: Callable[[str, int], None]
+    count: Callable[[str, int, PassCost], None]
 
     def __call__(self, x: Tensor) -> Tensor:
         check()
+        cost = find_cost(self.model, x)
         logits = run_model(self.model, x)
-        self.count("forward", len(x))
+        self.count("forward", len(x), cost)
         if logits.requires_grad:
-            logits.register_hook(partial(self._count_backward, len(x)))
+            logits.register_hook(partial(self._count_backward, len(x), cost))
         return logits
 
-    def _count_backward(self, examples: int, gradient: Tensor) -> None:
-        self.count("backward", examples)
+    def _count_backward(self, examples: int, cost: PassCost, gradient: Tensor) -> None:
+        self.count("backward", examples, cost)
 
     def replay_or_run(
         self, key: Hashable, work: Callable[..., Tensor], inputs: Sequence[Tensor], passes: tuple[int, int]
@@ -46,6 +48,7 @@ class CountedModel:
         output = replay(self.model, (key, get_speed()), partial(work, partial(run_model, self.model)), inputs)
         if output is None:
             return work(self, *inputs)
+        cost = find_cost(self.model, inputs[0].detach().requires_grad_(True))
         for kind, count in zip(("forward", "backward"), passes, strict=True):
-            self.count(kind, count * len(inputs[0]))
+            self.count(kind, count * len(inputs[0]), cost)
         return output

@@ -25,6 +25,7 @@ from advcore.reporting.suite import Results, Table, build_suite_page, list_raw_r
 from advcore.reporting.suite import build_tables as suite_tables
 from advcore.run.places import check_path, check_writable, remove_empty
 from advcore.suite.baselines import add_baselines
+from advcore.suite.extents import Extents
 from advcore.suite.layout import BASELINES, BASELINES_FILE
 from advcore.suite.process import Outcome, Watcher, remove_working_files
 from advcore.suite.suite import Run, Suite, list_runs, load, resolve_methods
@@ -93,7 +94,7 @@ def _add_baselines(suite: Suite, methods: dict[str, RunConfig], folder: Path) ->
     if saved.get("of") == _hash_basis(suite, methods):
         return methods | {name: from_dict(settings) for name, settings in saved.get("methods", {}).items()}
     check_writable(folder)  # before any data are read
-    return add_baselines(methods, suite.reference, suite.added, partial(_count_examples, {}))
+    return add_baselines(methods, suite.reference, suite.added, Extents())
 
 
 def _hash_basis(suite: Suite, methods: dict[str, RunConfig]) -> str:
@@ -203,15 +204,7 @@ def _find_weights_gone(bench: Bench, pending: list[Run]) -> list[SettingProblem]
 def check_data(pending: list[Run]) -> None:
     """Count the examples of each data set once. Raises DataError for a data set that is not there."""
     for data in {str(run.config.data): run.config.data for run in pending}.values():
-        data.count_examples()
-
-
-def _count_examples(sizes: dict[str, tuple[int, int]], config: RunConfig) -> tuple[int, int]:
-    """Return how many training and validation examples a method's data has. sizes : those counted before, by data."""
-    key = str(config.data)
-    if key not in sizes:
-        sizes[key] = config.data.count_examples()
-    return sizes[key]
+        data.sketch()
 
 
 def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from advcore.adversary import count_passes
+from advcore.adversary import plan_attack
 from advcore.attacks.base import Attack
 from advcore.data.checks import explain_single_image
 from advcore.data.contract import Source
@@ -13,8 +13,12 @@ from advcore.objectives.base import Objective, is_attacked
 from advcore.training.loop_settings import LoopSettings
 from advcore.training.step import PlainStepper
 from advcore.training.steppers import AttackSubsetStepper, UpdateSubsetStepper
+from advcore.work import Work
 
 Rule = AttackSubset | UpdateSubset
+
+# The passes of an update with one image.
+_PAIR = Work(forward=1, to_weights=1)
 
 
 def build_stepper(
@@ -117,25 +121,25 @@ def find_rule_problem(
     return None
 
 
-def count_batch_units(rule: Rule | None, objective: Objective, attack: Attack | None, size: int, epoch: int) -> int:
-    """Count the forward and backward passes of one step, summed over its `size` examples.
+def plan_batch(rule: Rule | None, objective: Objective, attack: Attack | None, size: int, epoch: int) -> Work:
+    """Count the passes of one step, summed over its `size` examples.
 
     epoch : of the step, from 0. The count is an upper bound where a rule's share adapts to a validation accuracy.
     """
-    attack_units = count_passes(objective, attack)
-    update_units = 2 * len(objective.passes)
+    attack_work = plan_attack(objective, attack)
+    update_work = len(objective.passes) * _PAIR
     if rule is None:
-        return size * (attack_units + update_units)
+        return size * (attack_work + update_work)
     if isinstance(rule, AttackSubset):
-        units = count(rule.rho, size) * (attack_units + update_units)
+        work = count(rule.rho, size) * (attack_work + update_work)
         if rule.needs_scores(epoch, size):
-            units += size
+            work += Work(forward=size)
         if rule.clean:
-            units += 2 * size
-        return units
+            work += size * _PAIR
+        return work
     kept = count(rule.choose_share(epoch, []), 2 * size)
     if rule.look == "train":
-        return size * attack_units + 2 * size + kept
+        return size * attack_work + 2 * size * _PAIR + Work(left_out=2 * size - kept)
     if rule.reads:
-        return size * attack_units + 2 * size + 2 * kept
-    return rule.count_attacked(size) * attack_units + 2 * kept
+        return size * attack_work + Work(forward=2 * size) + kept * _PAIR
+    return rule.count_attacked(size) * attack_work + kept * _PAIR

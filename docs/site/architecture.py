@@ -31,7 +31,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "methods": ("data", "models", "attacks", "objectives", "solvers", "minibatch"),
     "base": (
         *("types", "settings", "kinds", "errors", "suggestions", "deprecation", "rng", "cost", "rows", "files"),
-        *("runtime", "distributed", "shares", "pixels", "unit_range", "version"),
+        *("runtime", "distributed", "shares", "pixels", "unit_range", "version", "work"),
         *("speed", "signals", "borrow", "heap"),  # to be removed with the next release
     ),
 }

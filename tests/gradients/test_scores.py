@@ -109,7 +109,7 @@ def test_the_ledger_is_what_was_foretold_and_the_model_comes_back(model, source,
     ledger, before = CostLedger(), copy.deepcopy(model.state_dict())
     model.train()
     measure(name, model, source, objective=objective, ledger=ledger)
-    assert ledger.sum_units() == N * GRADIENTS[name].units(objective, ATTACK)
+    assert ledger.sum_units() == N * GRADIENTS[name].plan(objective, ATTACK).units
     assert ledger.sum_units() == sum(ledger.passes["scoring"].values())
     assert model.training and all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
