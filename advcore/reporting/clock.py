@@ -34,20 +34,28 @@ def read_clock(groups: Mapping[str, Sequence[RunRecord]]) -> Clock:
     records = list(chain.from_iterable(groups.values()))
     machines = {_read_machine(record) for record in records}
     if len(machines) != 1:
-        devices = ", ".join(sorted({str(record.environment.get("device")) for record in records}))
-        return Clock(False, f"the records come from several machines ({devices})")
+        return Clock(False, f"the records come from several machines (they differ in {_name_differences(machines)})")
     busy = sum(bool(record.environment.get("load_warning")) for record in records)
     if busy:
-        return Clock(False, f"other processes had work when {busy} of {format_count(len(records), 'run')} began")
+        runs = format_count(len(records), "run")
+        return Clock(False, f"more processes wanted to run than there are cores when {busy} of {runs} began")
     factor = max(map(_measure_spread, groups.values()))
     if factor > _STEADY:
         reason = f"runs of one method with equally many passes took up to {factor:.1f} times as long as each other"
         return Clock(False, f"{reason}, so the machine had other work")
-    return Clock(True, f"all runs on one kind of machine, {_describe_machine(*machines)}")
+    text = f"all runs on one kind of machine, {_describe_machine(*machines)}"
+    if all("load" not in record.environment for record in records):
+        text += ", whose load is not recorded"
+    return Clock(True, text)
 
 
 def _read_machine(record: RunRecord) -> tuple[str, ...]:
     return tuple(str(record.environment.get(name, usual)) for name, usual in _MACHINE.items())
+
+
+def _name_differences(machines: Iterable[Sequence[str]]) -> str:
+    values = zip(*machines, strict=True)
+    return ", ".join(name for name, entries in zip(_MACHINE, values, strict=True) if len(set(entries)) > 1)
 
 
 def _describe_machine(machine: Sequence[str]) -> str:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from advcore.reporting.record import JsonObject, RunRecord
+from advcore.work import format_operations
 
 # The title of a column.
 PRETRAINING = "pretraining"
-_PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 
 
 @dataclass(frozen=True)
@@ -69,21 +69,11 @@ def _list_spent(record: RunRecord) -> list[JsonObject]:
     return [entry for phase, entry in record.ledger.items() if phase != "evaluation"]
 
 
-def format_compute(operations: float) -> str:
-    """Write a number of floating-point operations, rounded to three digits: "3.2 PFLOP"."""
-    prefixes = iter(_PREFIXES)
-    prefix = next(prefixes)
-    while abs(operations) >= 999.5 and prefix != _PREFIXES[-1]:
-        operations /= 1000
-        prefix = next(prefixes)
-    return f"{operations:.3g} {prefix}FLOP"
-
-
 def _format_passes(count: float) -> str:
     return f"{count:,.0f} passes"
 
 
-COMPUTE = Unit("compute", ("flops",), "flops", "flops", format_compute)
+COMPUTE = Unit("compute", ("flops",), "flops", "flops", format_operations)
 PASSES = Unit("passes", ("forward", "backward"), "units", "passes", _format_passes)
 
 
@@ -117,6 +107,12 @@ def measure_pretraining(records: Sequence[RunRecord], unit: Unit) -> float | Non
         for record in records
     ]
     return statistics.fmean(costs) or None
+
+
+def sum_with_pretraining(record: RunRecord) -> dict[str, int]:
+    """Return what a run and the runs that it began from took in all, by unit as in `RunRecord.pretraining`."""
+    units = {unit.of_pretraining: unit for unit in list_units(record)}
+    return {key: round(unit.count(record)) + record.pretraining.get(key, 0) for key, unit in units.items()}
 
 
 def list_units(record: RunRecord) -> list[Unit]:

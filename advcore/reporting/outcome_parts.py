@@ -101,7 +101,7 @@ def _tabulate_spent(spent: JsonObject, unit: costs.Unit) -> Table:
     if unit is costs.COMPUTE:
         header.insert(3, "compute")
         for row, entry in zip(rows, spent.values(), strict=True):
-            row.insert(3, costs.format_compute(entry["flops"]))
+            row.insert(3, costs.COMPUTE.format(entry["flops"]))
     return Table("Passes (one is one example) and seconds by phase", header, rows)
 
 

@@ -15,7 +15,10 @@ SECONDS = "seconds"
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table of methods. format : writes the cell of a method from its records; None for no value."""
+    """A column of a table of methods.
+
+    title : at its head. format : writes the cell of a method from its records; None for no value.
+    """
 
     title: str
     format: Callable[[Sequence[RunRecord]], str | None]
@@ -35,10 +38,9 @@ def list_columns(groups: Mapping[str, Sequence[RunRecord]], against: Sequence[Ru
         columns.append(Column(costs.PRETRAINING, partial(_format_pretraining, unit=unit)))
     columns.append(Column(SECONDS, format_seconds))
     if against:
-        columns.append(Column(f"speed-up ({unit.name})", partial(_format_speed_up, against, unit.count)))
+        columns.append(Column(f"speed-up ({unit.name})", partial(_format_count_ratio, against, unit)))
         if read_clock(groups).comparable:
-            measure = costs.sum_training_seconds
-            columns.append(Column(f"speed-up ({SECONDS})", partial(_format_speed_up, against, measure)))
+            columns.append(Column(f"speed-up ({SECONDS})", partial(_format_seconds_ratio, against)))
     return columns
 
 
@@ -52,20 +54,26 @@ def _format_pretraining(records: Sequence[RunRecord], *, unit: costs.Unit) -> st
 
 
 def format_seconds(records: Sequence[RunRecord]) -> str:
-    """Write the seconds of training and selection: mean and sample deviation, the mean alone of a single run."""
-    seconds = [costs.sum_training_seconds(record) for record in records]
-    mean = statistics.fmean(seconds)
-    digits = 1 if mean < 10 else 0
-    deviation = f" ± {statistics.stdev(seconds):,.{digits}f}" if len(seconds) > 1 else ""
-    return f"{mean:,.{digits}f}{deviation}"
+    """Write the median of the seconds of training and selection."""
+    seconds = measure_seconds(records)
+    return f"{seconds:,.1f}" if seconds < 10 else f"{seconds:,.0f}"
 
 
-def _format_speed_up(
-    against: Sequence[RunRecord], measure: Callable[[RunRecord], float], records: Sequence[RunRecord]
-) -> str | None:
-    """Write how many times less the records took than those of the reference, by the means of a measure."""
-    mean = statistics.fmean(map(measure, records))
-    return f"{statistics.fmean(map(measure, against)) / mean:.2f}" if mean else None
+def measure_seconds(records: Sequence[RunRecord]) -> float:
+    """Return the median of the seconds of training and selection: a run that had to wait for others does not count."""
+    return statistics.median(map(costs.sum_training_seconds, records))
+
+
+def _format_count_ratio(against: Sequence[RunRecord], unit: costs.Unit, records: Sequence[RunRecord]) -> str | None:
+    """Write how many times less the records took than those of the reference, by the means over runs."""
+    mean, reference = (statistics.fmean(map(unit.count, runs)) for runs in (records, against))
+    return f"{reference / mean:.2f}" if mean else None
+
+
+def _format_seconds_ratio(against: Sequence[RunRecord], records: Sequence[RunRecord]) -> str | None:
+    """Write how many times shorter the records took than those of the reference."""
+    seconds = measure_seconds(records)
+    return f"{measure_seconds(against) / seconds:.2f}" if seconds else None
 
 
 def explain_columns(groups: Mapping[str, Sequence[RunRecord]], reference: str | None = None) -> list[str]:
@@ -78,4 +86,4 @@ def explain_columns(groups: Mapping[str, Sequence[RunRecord]], reference: str | 
         lines.append(f"Speed-ups are relative to {reference}.")
     clock = read_clock(groups)
     remark = clock.text if clock.comparable else f"they cannot be compared, since {clock.text}"
-    return [*lines, f"Seconds are those of training and selection, without evaluation; {remark}."]
+    return [*lines, f"Seconds are of training and selection, without evaluation, the median over runs; {remark}."]

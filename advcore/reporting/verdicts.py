@@ -103,7 +103,7 @@ def describe_varied(groups: tables.Groups) -> str:
     """Say what the runs of a method differ in: their seeds, and their data splits if there are several."""
     pairs = {_read_seeds(record) for record in tables.list_records(groups)}
     seeds, splits = (sorted(set(values)) for values in zip(*pairs, strict=True))
-    text = f"Seeds {format_numbers(seeds)}"
+    text = f"{'Seed' if len(seeds) == 1 else 'Seeds'} {format_numbers(seeds)}"
     if len(splits) == 1:
         return f"{text}, all on data split {splits[0]}: what another split would change is not in these intervals."
     if len(pairs) == len(seeds) == len(splits):

@@ -207,13 +207,16 @@ def find_checkpoint(path: Path, which: str = "last", config: RunConfig | None = 
     return check_inside(file, path)
 
 
-def find_pretraining(path: Path) -> dict[str, int]:
-    """Return {name: passes} of the run that wrote the weights `path`, by its record; {} of other weights."""
+def find_pretraining(path: Path) -> dict[str, dict[str, int]]:
+    """Return {name: {passes, flops}} of the run that wrote the weights `path`, by its record; {} of other weights.
+
+    flops is left out where the record does not count all of them.
+    """
     record_path = path.parent.parent / "record.json"
     if path.parent.name != "checkpoints" or not record_path.exists():
         return {}
     record = RunRecord.load(record_path)
-    return {record.name: round(costs.count_passes(record)) + record.pretraining.get("passes", 0)}
+    return {record.name: costs.sum_with_pretraining(record)}
 
 
 def compute_weights_hash(path: Path) -> str:
