@@ -82,6 +82,14 @@ def count_passes(record: RunRecord) -> float:
     return PASSES.count(record)
 
 
+def count_flops(record: RunRecord) -> int | None:
+    """Return the floating-point operations of all phases but evaluation; None where they were not counted."""
+    spent = _list_spent(record)
+    if not spent or any("flops" not in entry for entry in spent):
+        return None
+    return round(sum(map(COMPUTE.count_phase, spent)))
+
+
 def choose_unit(records: Sequence[RunRecord]) -> Unit:
     """Return the unit of records that share a column: compute where all count it, else passes for all of them."""
     return COMPUTE if records and all(map(has_compute, records)) else PASSES
@@ -107,12 +115,6 @@ def measure_pretraining(records: Sequence[RunRecord], unit: Unit) -> float | Non
         for record in records
     ]
     return statistics.fmean(costs) or None
-
-
-def sum_with_pretraining(record: RunRecord) -> dict[str, int]:
-    """Return what a run and the runs that it began from took in all, by unit as in `RunRecord.pretraining`."""
-    units = {unit.of_pretraining: unit for unit in list_units(record)}
-    return {key: round(unit.count(record)) + record.pretraining.get(key, 0) for key, unit in units.items()}
 
 
 def list_units(record: RunRecord) -> list[Unit]:

@@ -279,8 +279,8 @@ def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, ob
         scores = Scores.load(Path(path))
         rows = scores.rows(path, reads, data.part, len(data.whole), compute_fingerprint(data))
     facts = {name: getattr(scores, name) for name in ("score", "epochs", "model", "objective", "seed", "sha256")}
-    if scores.passes:  # which older files do not tell
-        facts["passes"] = scores.passes
+    costs = {"passes": scores.passes, "flops": scores.flops}
+    facts |= {name: cost for name, cost in costs.items() if cost}  # older files do not tell
     return rows, {"selection.solver.scores": {"path": path, **facts}}
 
 

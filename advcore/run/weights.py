@@ -210,13 +210,18 @@ def find_checkpoint(path: Path, which: str = "last", config: RunConfig | None = 
 def find_pretraining(path: Path) -> dict[str, dict[str, int]]:
     """Return {name: {passes, flops}} of the run that wrote the weights `path`, by its record; {} of other weights.
 
-    flops is left out where the record does not count all of them.
+    What its own weights cost is included. flops is left out where some operations were not counted.
     """
     record_path = path.parent.parent / "record.json"
     if path.parent.name != "checkpoints" or not record_path.exists():
         return {}
     record = RunRecord.load(record_path)
-    return {record.name: costs.sum_with_pretraining(record)}
+    earlier = record.pretraining or {"passes": 0, "flops": 0}
+    spent = {"passes": round(costs.count_passes(record)) + earlier.get("passes", 0)}
+    flops = costs.count_flops(record)
+    if flops is not None and "flops" in earlier:
+        spent["flops"] = flops + earlier["flops"]
+    return {record.name: spent}
 
 
 def compute_weights_hash(path: Path) -> str:
