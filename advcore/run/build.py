@@ -16,6 +16,7 @@ from advcore.data.base import Data
 from advcore.data.contract import cut_into_chunks
 from advcore.errors import ConfigError, UserError, as_problem, check, must, require
 from advcore.evaluation.autoattack import AutoAttack
+from advcore.evaluation.shared import find_limit_problems
 from advcore.minibatch import RULES
 from advcore.models.base import Normalize, add_normalization, measure_channels
 from advcore.models.head import find_head
@@ -183,6 +184,8 @@ def load_data(config: RunConfig, trainer: Trainer, device: torch.device) -> Data
     examples = config.evaluation.examples
     if examples is not None and examples > len(data.test):
         require(must("evaluation.examples", f"at most {len(data.test)}, as many test images there are", examples))
+    problems = find_limit_problems(config.evaluation.attacks, examples or len(data.test))
+    require(*(problem.inside("evaluation.") for problem in problems if problem))
     return data
 
 
