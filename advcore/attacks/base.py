@@ -139,10 +139,6 @@ class Attack(ABC):
         """Return the attack with the memory that it starts from, if it `remembers`; without memory it starts anew."""
         return self
 
-    def recall(self, x: Tensor, generator: Stream) -> Tensor:
-        """Return where it left images x the last time, in its ball now, if it `remembers` and was given its memory."""
-        raise NotImplementedError
-
     def with_settings(self, **changes: object) -> Self:
         """Return the attack with other settings, bound to the same model and memory."""
         copy: Callable[..., Self] = replace  # which settings there are is known to the subclass alone

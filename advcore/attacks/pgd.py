@@ -102,6 +102,11 @@ class PGD(Iterated):
     def _move(self, x_adv: Tensor, gradient: Tensor) -> Tensor:
         return self.geometry.step(x_adv, gradient, self.length)
 
+    def find_start(self, x: Tensor, generator: Stream) -> Tensor:
+        """Return the points (B, C, H, W) at which a call takes its first gradient; for one restart."""
+        x = to_full_precision(x)
+        return self.geometry.project(self._start(x, generator.child("restart", 0)), x=x, eps=self.eps)
+
     def _start(self, x: Tensor, generator: Stream) -> Tensor:
         if self.start == "gaussian":
             return x + _GAUSSIAN_START * generator.normal(tuple(x.shape)).to(x)
@@ -115,10 +120,6 @@ class PGD(Iterated):
     @property
     def remembers(self) -> bool:
         return self.start == "remembered"
-
-    def recall(self, x: Tensor, generator: Stream) -> Tensor:
-        x = to_full_precision(x)
-        return self.geometry.project(self._start(x, generator), x, self.eps)
 
     def with_memory(self, memory: Perturbations | None) -> Self:
         return self._attach(memory=memory)

@@ -141,6 +141,8 @@ def _plan_epoch(trainer: Trainer, epoch: int, examples: int, visits: FirstVisits
     if trainer.awp_at(epoch) is not None:
         passes = len(trainer.objective.passes) * examples
         work += Work(forward=passes, to_weights=passes)
+    if trainer.regularizer is not None:
+        work += examples * trainer.regularizer.plan()
     sizes = count_chunks(examples, trainer.batch_size)
     for size, batches in sizes.items():
         unknown = size * (is_reattack(rule) and visits.are_all)

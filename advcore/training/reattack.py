@@ -14,7 +14,7 @@ Reference: Särndal, Swensson, Wretman 1992, section 6.3 (difference estimator).
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from advcore.attacks.memory import Perturbations
 from advcore.minibatch.base import AttackSubset, Picked, Seen
 from advcore.models.head import Head
 from advcore.objectives.base import compute_cross_entropy
+from advcore.regularizers.base import HasStart
 from advcore.shares import divide
 from advcore.training.progress import Entry, Snapshot
 from advcore.training.step import Batch, Forward, Learner
@@ -154,9 +155,8 @@ class ReattackStepper(AttackSubsetStepper):
         attacked, known, picked = chosen
         remembered = None
         if len(attacked) < size:
-            assert learner.attack is not None, "`find_rule_problem` refuses to go without"
             with learner.ledger.phase("attack", batch.x.device):
-                remembered = learner.attack.recall(batch.x, batch.attack_stream)
+                remembered = cast(HasStart, learner.attack).find_start(batch.x, batch.attack_stream)
         stream = batch.attack_stream.take(attacked)
         fresh = learner.perturb(batch.x[attacked], batch.y[attacked], stream)
         if remembered is None or picked is None:

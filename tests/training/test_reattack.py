@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from covering import covering
 from kernels import by_plain_kernels
 
-from advcore.attacks import L2PGD, NFGSM, LinfPGD
+from advcore.attacks import L2PGD, LinfPGD
 from advcore.attacks.memory import Memory, Perturbations
 from advcore.cost import CostLedger
 from advcore.data.augment import crop_flip
@@ -360,8 +360,3 @@ def test_what_it_cannot_serve_is_one_line(rule, settings, line):
 def test_a_pool_is_refused(model, source):
     with pytest.raises(ConfigError, match=r"data.pool must be null with .*rest: remembered.*rest: dropped"):
         trainer(Oldest()).fit(model, Pooled(source, source, share=0.5), seed=0)
-
-
-def test_an_attack_that_does_not_remember_has_nothing_to_recall():
-    with pytest.raises(NotImplementedError):
-        NFGSM(eps=0.1).recall(torch.zeros(1, 1, 2, 2), Stream(seed=0, purpose="attack").at(torch.arange(1)))
