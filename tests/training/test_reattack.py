@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from covering import covering
 from kernels import by_plain_kernels
 
-from advcore.attacks import L2PGD, LinfPGD
+from advcore.attacks import FGSMMEP, L2PGD, LinfPGD
 from advcore.attacks.memory import Memory, Perturbations
 from advcore.cost import CostLedger
 from advcore.data.augment import crop_flip
@@ -20,6 +20,7 @@ from advcore.minibatch import RULES, Oldest, RandomSubset
 from advcore.minibatch.base import AttackSubset, Picked, is_reattack
 from advcore.objectives import Mart, Pgd, Trades
 from advcore.rng import Stream
+from advcore.runtime.precision import Speed
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.settings import settings
@@ -338,6 +339,16 @@ def test_one_step_training_is_judged_by_more_steps(model, source, name):
     trained = made.fit(model, source, source, seed=0)
     assert made.few_steps and made.probe.steps > 1 and not made.probe.remembers
     assert all(entry["robust"] <= entry["clean"] for entry in trained.epochs)
+
+
+@pytest.mark.parametrize("speed", [Speed(), Speed(autocast="bfloat16")], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("attack", [FGSMMEP(eps=0.1, step_size=0.06), LINF], ids=["fgsm_mep", "linf"])
+@by_plain_kernels
+def test_any_attack_that_tells_its_start_serves_and_repeats_bitwise(model, source, attack, speed):
+    made = trainer(REATTACKS["mixed"], attack=attack, speed=speed, memory=Memory(precision="int8"))
+    one, two = (made.fit(copy.deepcopy(model), source, seed=1, augment=crop_flip) for _ in range(2))
+    assert equal(one.last, two.last) and one.ledger.sum_units() == count_planned_units(made, N)
+    assert [entry["minibatch"] for entry in one.epochs] == [entry["minibatch"] for entry in two.epochs]
 
 
 @pytest.mark.parametrize(
