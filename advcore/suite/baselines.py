@@ -170,10 +170,8 @@ def make_random(config: RunConfig) -> tuple[str, RunConfig]:
             rule = RandomMix(p_up=rule.p_up)
     elif isinstance(rule, AttackSubset):
         names.append(f"random minibatch {rule.rho:.4g}")
-        twin = RandomSubset(rho=rule.rho, clean=rule.clean, rest=rule.rest)
-        if is_reattack(rule):  # a uniform draw of what is dropped needs no correction
-            twin = replace(twin, correction=rule.correction)
-        rule = twin
+        correction = rule.correction if is_reattack(rule) else "none"
+        rule = RandomSubset(rho=rule.rho, clean=rule.clean, rest=rule.rest, correction=correction)
     return " x ".join(names), replace(config, selection=selection, minibatch=rule)
 
 
