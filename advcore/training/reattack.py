@@ -55,8 +55,9 @@ class ReattackStepper(AttackSubsetStepper):
 
     Examples of which nothing is remembered are always attacked; the rule picks among the others.
 
-    history : what was recorded of each example's last visit. is_known : whether all examples of the epoch had a
-    remembered perturbation when it began, or, where only some had, None; so that most epochs never wait for the device.
+    history : what was recorded of each example's last visit. is_known : whether the epoch's examples had a remembered
+    perturbation when this was first asked: True for all, False for none, None for some, where every batch has to wait
+    for the device.
     """
 
     def __init__(self, rule: AttackSubset, size: int, device: torch.device, head: Head | None) -> None:
@@ -120,16 +121,21 @@ class ReattackStepper(AttackSubsetStepper):
         """Return the positions, rising, of the batch's examples of which a perturbation is remembered."""
         assert memory is not None, "`find_rule_problem` refuses an attack without one"
         if not self._has_looked:
-            known = memory.known[memory.slots[memory.slots >= 0]]
-            self.is_known = bool(known.any())
-            if self.is_known and not bool(known.all()):
-                self.is_known = None
-            self._has_looked = True
+            self._look(memory)
         indices = batch.indices.to(memory.slots.device)
-        if self.is_known is not None:
-            return torch.arange(len(indices) * self.is_known, device=indices.device)
-        slots = memory.slots[indices]
-        return ((slots >= 0) & memory.known[slots.clamp_min(0)]).nonzero()[:, 0]
+        everyone = torch.arange(len(indices), device=indices.device)
+        if self.is_known is None:
+            slots = memory.slots[indices]
+            return everyone[(slots >= 0) & memory.known[slots.clamp_min(0)]]
+        return everyone if self.is_known else everyone[:0]
+
+    def _look(self, memory: Perturbations) -> None:
+        """Find out whether all, some or none of the epoch's examples are remembered; waits for the device."""
+        known = memory.known[memory.slots[memory.slots >= 0]]
+        self._has_looked = True
+        self.is_known = bool(known.any())
+        if self.is_known and not bool(known.all()):
+            self.is_known = None
 
     def _pick(self, learner: Learner, batch: Batch, known: Tensor) -> Picked:
         """Let the rule pick of the `known` positions of the batch; return positions in these."""
