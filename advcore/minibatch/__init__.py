@@ -1,8 +1,9 @@
-"""Which examples of a batch are attacked, and which images are learned from."""
+"""Which examples of a batch or an epoch are attacked, and which images are learned from."""
 
 from advcore.minibatch.bullettrain import BulletTrain
 from advcore.minibatch.free import Free
 from advcore.minibatch.gradient_matching import GradientMatching, ResidualNorm
+from advcore.minibatch.infobatch import InfoBatch
 from advcore.minibatch.loss_ranked import LossRanked
 from advcore.minibatch.margin import Margin
 from advcore.minibatch.uniform import RandomMix, RandomSubset
@@ -16,6 +17,7 @@ RULES = {
     "random_mix": RandomMix,
     "free": Free,
     "bullettrain": BulletTrain,
+    "infobatch": InfoBatch,
 }
 # What the field calls them, to their names here (`errors.suggest_nearest`).
 ALIASES = {
@@ -30,4 +32,6 @@ ALIASES = {
     "freeat": "free",
     "replay": "free",
     "bullet": "bullettrain",
+    "dynamicpruning": "infobatch",
+    "prune": "infobatch",
 }

@@ -5,13 +5,13 @@ import torch
 from torch import Tensor
 
 from advcore.minibatch.base import AttackSubset, Seen, UpdateSubset
+from advcore.minibatch.epoch_subset import EpochSubset
 from advcore.minibatch.whole_batch import WholeBatch
 from advcore.rows import FactoredRows
 from advcore.testing.examples import CLASSES, draw_stream
 
 SIZE = 8
-
-Rule = AttackSubset | UpdateSubset | WholeBatch
+Rule = AttackSubset | UpdateSubset | WholeBatch | EpochSubset
 
 
 def draw_seen(scale: float = 1.0) -> Seen:
@@ -24,8 +24,15 @@ def draw_seen(scale: float = 1.0) -> Seen:
     return Seen(margins=margins, residuals=residuals, weights=torch.linspace(0.5, 1.5, SIZE), rows=rows)
 
 
+def draw_losses() -> Tensor:
+    """Draw the last losses of SIZE examples, of which two were never trained on; the same at each call."""
+    losses = torch.rand(SIZE, generator=torch.Generator().manual_seed(0))
+    losses[2:4] = float("nan")
+    return losses
+
+
 def pick_positions(rule: Rule, seed: int) -> Tensor:
-    """Return which of SIZE examples a rule picks to attack, or which half of their 2 SIZE images it keeps.
+    """Return which of SIZE examples a rule picks to attack or to train on, or which half of their images it keeps.
 
     Skips the test for a rule on whole batches, which picks none.
     """
@@ -34,6 +41,8 @@ def pick_positions(rule: Rule, seed: int) -> Tensor:
     stream = draw_stream(range(SIZE), seed=seed)
     if isinstance(rule, AttackSubset):
         return rule.pick(draw_seen() if rule.reads else None, stream).positions
+    if isinstance(rule, EpochSubset):
+        return rule.choose_weights(draw_losses(), stream).nonzero()[:, 0]
     losses = torch.rand(2 * SIZE, generator=torch.Generator().manual_seed(seed))
     return rule.keep(0.5, losses if rule.reads else None, stream)
 
@@ -51,6 +60,8 @@ class RuleContract:
         if isinstance(rule, AttackSubset):
             assert len(positions) == max(1, int(rule.rho * SIZE))
             assert {*positions} <= {*range(SIZE)}
+        elif isinstance(rule, EpochSubset):
+            assert {2, 3} <= {*positions} <= {*range(SIZE)}, "what was never trained on stays"
         else:
             assert len(positions) == SIZE
             assert {*positions} <= {*range(2 * SIZE)}
@@ -58,9 +69,13 @@ class RuleContract:
 
     @pytest.mark.parametrize("seed", range(5))
     def test_weights_are_above_0_and_finite(self, rule: Rule, seed: int) -> None:
-        if not isinstance(rule, AttackSubset):
+        if isinstance(rule, (UpdateSubset, WholeBatch)):
             pytest.skip("it gives no weights")
-        weights = rule.pick(draw_seen() if rule.reads else None, draw_stream(range(SIZE), seed=seed)).weights
+        stream = draw_stream(range(SIZE), seed=seed)
+        if isinstance(rule, EpochSubset):
+            weights = rule.choose_weights(draw_losses(), stream)[pick_positions(rule, seed)]
+        else:
+            weights = rule.pick(draw_seen() if rule.reads else None, stream).weights
         assert ((weights > 0) & torch.isfinite(weights)).all()
 
     @pytest.mark.parametrize("scale", [0.0, 1e-20, 1.0, 1e8])

@@ -50,8 +50,8 @@ def page(record: dict) -> str:
     lines = [
         "# Do seconds follow operations?",
         "",
-        "Relative costs count floating-point operations ([method](../docs/method.md#cost)). This page compares them with",
-        "the clock: one step of a linf attack, one update, and a selection after an attack of several steps "
+        "Relative costs count floating-point operations ([method](../docs/method.md#cost)). This page compares them",
+        "with the clock: one step of a linf attack, one update, and a selection after an attack of several steps "
         f"({record['steps']}).",
         f"Kinds of work take turns; medians of {record['rounds']} rounds. Device {where['device']}, {threads}, torch "
         f"{where['torch']}, float types and memory layout as advcore chooses them.",
