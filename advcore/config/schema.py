@@ -181,8 +181,8 @@ class EvaluationConfig:
     ----------
     attacks : attacks of the test set, or autoattack; each is evaluated separately, at `last` and at `best`.
     batch_size : examples attacked at once.
-    examples : how many test images are evaluated, chosen stratified by data.split_seed, so the same for all seeds; null
-        for all.
+    examples : how many test images are evaluated, chosen stratified by data.split_seed, so the same for all seeds of a
+        data split; null for all.
     checks : look for what makes the numbers untrustworthy; flags go into the record.
     """
 
@@ -248,7 +248,8 @@ class RunConfig:
     name : name of the run and of its folder; letters, digits, dot, dash, underscore.
     seed : seed of all random numbers.
     data, model, objective, attack, selection, training, evaluation, cost, checkpoint : see their own pages.
-    minibatch : which examples of a batch are attacked, or which images are learned from; null for all.
+    minibatch : which examples of a batch are attacked, which images are learned from, or which examples an epoch leaves
+        out; null for all.
     tracking : trackers that also receive the metrics of every epoch; they do not influence the run.
     device : auto (CUDA if there is one), cpu, cuda or cuda:N.
     """

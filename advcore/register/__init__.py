@@ -20,6 +20,7 @@ from advcore.evaluation.evaluate import EVALUATED
 from advcore.kinds import find_type_problem
 from advcore.minibatch import RULES
 from advcore.minibatch.base import AttackSubset, UpdateSubset
+from advcore.minibatch.epoch_subset import EpochSubset
 from advcore.models import MODELS
 from advcore.models.base import ModelSettings
 from advcore.objectives import OBJECTIVES
@@ -75,8 +76,8 @@ def solver(name: str) -> Decorator:
 
 
 def rule(name: str) -> Decorator:
-    """Return a decorator that registers a minibatch rule, an `AttackSubset` or `UpdateSubset`."""
-    return _make_decorator("rule", name, (RULES,), bases=(AttackSubset, UpdateSubset))
+    """Return a decorator that registers a minibatch rule, an `AttackSubset`, `UpdateSubset` or `EpochSubset`."""
+    return _make_decorator("rule", name, (RULES,), bases=(AttackSubset, UpdateSubset, EpochSubset))
 
 
 def dataset(name: str) -> Decorator:

@@ -40,20 +40,6 @@ def reduce_losses(losses: Tensor, weights: Tensor, normalise: str) -> Tensor:
     return (weights * losses).mean()
 
 
-def weigh_part(part_weights: Tensor, weights: Tensor, batch: Tensor, normalise: str) -> float:
-    """Return a factor for one process's mean loss; with it, the mean over the processes is the whole batch's mean.
-
-    part_weights : of the process's part of the batch. weights : (N,) of all examples. batch : (B,) long, indices of the
-    whole batch. The factor is 1 where the process does the whole batch.
-    """
-    if len(part_weights) == len(batch):
-        return 1.0
-    if normalise == "batch":
-        share = float(divide(part_weights.sum(), weights[batch.to(weights.device)].sum()))
-        return distributed.weigh_mean(share, 1)
-    return distributed.weigh_mean(len(part_weights), len(batch))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Learner:
     """What all steps of a run share, and the two halves of a step: `perturb` and `update`.
@@ -86,19 +72,40 @@ class Learner:
     awp: AWP | None = None
     regularizer: Regularizer | None = None
 
-    def perturb(self, x: Tensor, y: Tensor, generator: Stream) -> Tensor:
-        """Attack x (B, C, H, W), where B may be 0, and remember where the attack ends if there is a memory."""
+    def perturb(self, x: Tensor, y: Tensor, generator: Stream, *, clean: Tensor | None = None) -> Tensor:
+        """Attack x (B, C, H, W), B may be 0, of which `clean` are the logits if known; a memory keeps where it ends."""
         if not len(x):
             return x
         with self.ledger.phase("attack", x.device), borrow(self.model, training=self.attack_mode == "train"):
             attack = bind_attack(self.attack, self.model, self.ledger.count_passes)
             forward = self.watch.watch(self.ledger.count_passes(self.model))
             with trust_images():
-                x_adv = perturb(forward, self.objective, attack, x, y, generator=generator)
+                x_adv = perturb(forward, self.objective, attack, x, y, clean=clean, generator=generator)
             self.watch.refuse_training(self.model, attack, x, y)
             if self.memory is not None:
                 self.memory.keep(*distributed.concatenate(x, x_adv, generator.examples))
             return x_adv
+
+    def losses(
+        self,
+        forward: Forward,
+        clean: Tensor,
+        adversarial: Tensor,
+        y: Tensor,
+        examples: Examples | None = None,
+    ) -> Tensor:
+        """Return the objective's loss (B,) of each of B examples, clean and attacked.
+
+        examples : the same, for the regulariser, whose penalty is added; None adds none.
+        """
+        images = {"clean": clean, "adversarial": adversarial}
+        logits = {name: forward(images[name]) for name in self.objective.passes}
+        losses = compute_losses(self.objective, y, **logits)
+        if self.regularizer is None or examples is None:
+            return losses
+        # Past what averages gradients over processes, which takes them from the parameters in any case.
+        model = self.ledger.count_passes(self.model)
+        return losses + compute_penalties(self.regularizer, model, examples, logits)
 
     def loss(
         self,
@@ -109,17 +116,8 @@ class Learner:
         weights: Tensor,
         examples: Examples | None = None,
     ) -> Tensor:
-        """Return the weighted objective at B examples, clean and attacked.
-
-        examples : the same, for the regulariser; None adds no penalty.
-        """
-        images = {"clean": clean, "adversarial": adversarial}
-        logits = {name: forward(images[name]) for name in self.objective.passes}
-        losses = compute_losses(self.objective, y, **logits)
-        if self.regularizer is not None and examples is not None:
-            # Past what averages gradients over processes, which takes them from the parameters in any case.
-            model = self.ledger.count_passes(self.model)
-            losses = losses + compute_penalties(self.regularizer, model, examples, logits)
+        """Return the weighted objective at B examples, as `losses`."""
+        losses = self.losses(forward, clean, adversarial, y, examples)
         return reduce_losses(losses, weights, self.normalise)
 
     def update(self, loss_of: Callable[[Forward], Tensor], device: torch.device, where: Callable[[], str]) -> Tensor:
@@ -209,7 +207,7 @@ class Batch:
 
     indices : (B,) long, into the training data. x : (B, C, H, W), augmented. y : (B,) labels, or mixed. weights : (B,).
     attack_stream, rule_stream : random numbers of the attack and of the minibatch rule, bound to the examples.
-    where : describes the step, for errors.
+    where : describes the step, for errors. set_lr : sets the learning rate for where a share of its updates is done.
     images : size of the whole batch, of which these examples may be one process's part.
     factor : what this part's loss is multiplied by, so that the mean over the processes is the whole batch's loss.
     is_counted : whether the ledger counts this part; False where another process does the same work.
@@ -225,6 +223,7 @@ class Batch:
     images: int
     factor: float = 1.0
     is_counted: bool = True
+    set_lr: Callable[[float], None] = lambda share: None
 
 
 class Images(NamedTuple):
@@ -236,10 +235,19 @@ class Images(NamedTuple):
 
 
 class PlainStepper:
-    """Steps on whole batches: every example is attacked and learned from."""
+    """Steps on whole batches: every example is attacked and learned from.
+
+    factors : (N,) what the weight of each example is multiplied by in this epoch, 0 for those that it leaves out; None
+    where it trains on all of them, as they are weighted.
+    """
+
+    factors: Tensor | None = None
 
     def begin(self, epoch: int, entries: list[Entry]) -> None:
         """Prepare for a new epoch; `entries` of the epochs before it hold what validation measured."""
+
+    def choose_examples(self, examples: Tensor, stream: Stream, epochs: int) -> None:
+        """Set `factors` for a new epoch of a run of `epochs`; `examples` (n,) are those that it could train on."""
 
     def step(self, learner: Learner, batch: Batch) -> tuple[Tensor, int]:
         """Train on a batch, and return the loss and the number of images of which it is the mean."""

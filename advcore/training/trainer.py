@@ -64,8 +64,8 @@ class Trainer(LoopSettings):
     optimizer, lr_schedule : settings of `advcore.training`.
     probe_epochs : for solvers that read scores over epochs: how many epochs of ordinary training of a copy are scored
         first; at least 1 where there is no warm start.
-    minibatch : a rule of `advcore.minibatch`, which says which examples of a batch are attacked, or which images are
-        learned from; None: all.
+    minibatch : a rule of `advcore.minibatch`: what of each batch is attacked, and how, or learned from, or which
+        examples an epoch leaves out; None: all.
     head : name of the last linear layer, for a rule that reads features; None finds it.
     attack_steps : the attack's steps in each epoch (`advcore.training.attack_steps`); None: the attack's setting.
     batch_size, normalise, attack_mode, eps_ramp, clip_norm, clip_value, ema, swa, probe_examples, memory, speed : see
@@ -97,7 +97,7 @@ class Trainer(LoopSettings):
         need = f"{self.solver_reads} scores need a training run"
         return [
             describe_mismatch(self.objective, self.attack),
-            find_rule_problem(self.minibatch, self.objective, len(self.schedule.plan()), self),
+            find_rule_problem(self.minibatch, self.objective, self.attack, len(self.schedule.plan()), self),
             find_mixing_problem(self.cutmix, self.objective, self.attack, getattr(self.selector, "solver", None)),
             find_regularizer_problem(self, self.objective, self.attack),
             self.find_length_problem(len(self.schedule.plan())),
@@ -143,7 +143,8 @@ class Trainer(LoopSettings):
     @property
     def few_steps(self) -> bool:
         """Whether an epoch's attack has too few steps to judge the model."""
-        return is_attacked(self.objective) and getattr(self.weakest_attack, "few_steps", False)
+        has_few_steps = any(getattr(part, "few_steps", False) for part in (self.minibatch, self.weakest_attack))
+        return is_attacked(self.objective) and has_few_steps
 
     @property
     def probe(self) -> Attack | None:

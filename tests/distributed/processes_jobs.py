@@ -30,7 +30,8 @@ from advcore.solvers import SOLVERS
 from advcore.training.average import SWA
 from advcore.training.loop import Listener
 from advcore.training.optimizers import SGD, Adam
-from advcore.training.step import Batch, Learner, PlainStepper, weigh_part
+from advcore.training.picks import weigh_part
+from advcore.training.step import Batch, Learner, PlainStepper
 from advcore.types import Event
 
 ATTACK = LinfPGD(eps=0.1, steps=3)
@@ -225,6 +226,21 @@ def train() -> dict:
     return {name: fitted(*build(name)) for name in RUNS}
 
 
+def pruned() -> dict:
+    """A rule that leaves out examples by the losses that all processes met; then the same from the state of an epoch.
+
+    Without BatchNorm, so that losses are those of one process.
+    """
+    states = []
+    settings = trainer(
+        objective=Pgd(), minibatch=RULES["infobatch"](whole=0.0), schedule=Schedule(epochs=4), clip_norm=1.0
+    )
+    listener = Listener(on_checkpoint=lambda state: states.append(state()))
+    run = fitted(settings, network(norm=False), listener=listener)
+    state = distributed.run_on_first(lambda: states[1])
+    return {"run": run, "again": fitted(settings, network(norm=False), resume=state)}
+
+
 def resumed() -> dict:
     """The same runs, from the state after an epoch."""
     found = {}
@@ -407,7 +423,7 @@ def parts() -> dict:
     }
 
 
-JOBS = (select, evaluations, one_update, train, resumed, failures, mistakes, stopped, parts)
+JOBS = (select, evaluations, one_update, train, pruned, resumed, failures, mistakes, stopped, parts)
 
 
 def main(folder: Path) -> None:

@@ -238,7 +238,7 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("rule", [None, *RULES])
 def test_no_step_asks_the_device_for_a_number(model, source, rule, monkeypatch):
     """Between the second and the last step of an epoch; on a GPU each question is a wait."""
-    settings = {} if rule in (None, "random_mix") else {"warm_up": 0}
+    settings = {} if rule in (None, "random_mix", "infobatch") else {"warm_up": 0}
     made = Trainer(
         objective=Pgd(),
         attack=ATTACK,
