@@ -7,7 +7,6 @@ import typer
 from advcore.cli import arguments, output
 from advcore.errors import check_positive, refuse_as_setting, require
 from advcore.terminal import command_line, print_next, print_table
-from advcore.work import format_operations
 
 if TYPE_CHECKING:
     from advcore.config.schema import RunConfig
@@ -53,6 +52,8 @@ def check(
 
 def _describe_work(work: "Work", reference: "Reference") -> dict[str, str]:
     """Return the passes and operations of a run, each beside those of the reference."""
+    from advcore.work import format_operations
+
     units = reference.units
     facts = {"passes, forward and backward": f"{work.units:,}: {work.units / units:.2f} of the reference's {units:,}"}
     flops = reference.price(work)

@@ -93,7 +93,7 @@ class DataSettings:
     Parameters
     ----------
     validation : share of the training set held out to choose `best`, in [0, 0.5]; stratified.
-    split_seed : of every split; not the run's seed, so that all seeds see the same parts.
+    split_seed : of every split; not the run's seed. In a suite each seed has its own, unless `vary_split` says no.
     train_size, test_size : use that many examples, stratified, of the training and of the test set; None for all.
     augment : "none", "crop" (after padding by an eighth of the height: 4 of 32 pixels), "flip", "crop_flip",
         "color_jitter" (brightness, contrast and saturation, each by up to 40 %), "randaugment" (2 operations of

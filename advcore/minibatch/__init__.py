@@ -1,5 +1,7 @@
 """Which examples of a batch or an epoch are attacked, and which images are learned from."""
 
+from advcore.minibatch.bullettrain import BulletTrain
+from advcore.minibatch.free import Free
 from advcore.minibatch.gradient_matching import GradientMatching, ResidualNorm
 from advcore.minibatch.infobatch import InfoBatch
 from advcore.minibatch.loss_ranked import LossRanked
@@ -13,6 +15,8 @@ RULES = {
     "random": RandomSubset,
     "loss_ranked": LossRanked,
     "random_mix": RandomMix,
+    "free": Free,
+    "bullettrain": BulletTrain,
     "infobatch": InfoBatch,
 }
 # What the field calls them, to their names here (`errors.suggest_nearest`).
@@ -25,6 +29,9 @@ ALIASES = {
     "topk": "loss_ranked",
     "ohem": "loss_ranked",
     "mix": "random_mix",
+    "freeat": "free",
+    "replay": "free",
+    "bullet": "bullettrain",
     "dynamicpruning": "infobatch",
     "prune": "infobatch",
 }

@@ -119,16 +119,23 @@ def _settle_budget(config: RunConfig, data: Data, model: nn.Module) -> RunConfig
 
 
 def _describe_pretraining(beginning: Beginning | None, inputs: dict) -> dict[str, object]:
-    """Return {run, passes} of the runs that wrote weights and scores among the inputs, where these are known."""
-    runs: dict[str, int] = {}
+    """Return {run, passes, flops} of the runs that wrote weights and scores among the inputs, where these are known.
+
+    flops is left out where some operations were not counted.
+    """
+    runs: dict[str, dict[str, int]] = {}
     if beginning is not None:
         runs |= weights.find_pretraining(beginning.path)
     scores = inputs.get("selection.solver.scores", {})
     if "passes" in scores:
-        runs[scores["path"]] = scores["passes"]
+        runs[scores["path"]] = scores
     if not runs:
         return {}
-    return {"run": ", ".join(runs), "passes": sum(runs.values())}
+    facts: dict[str, object] = {"run": ", ".join(runs)}
+    for unit in ("passes", "flops"):
+        if all(unit in spent for spent in runs.values()):
+            facts[unit] = sum(spent[unit] for spent in runs.values())
+    return facts
 
 
 def _try_plugins(config: RunConfig, data: Data, model: nn.Module) -> None:

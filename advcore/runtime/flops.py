@@ -3,6 +3,7 @@
 import contextlib
 import math
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,8 @@ class PassCost:
     problem: str = ""
 
 
+# What torch raises where it cannot count, or differentiate twice. Of what a network raises itself, the next pass tells.
+_REFUSALS = (RuntimeError, NotImplementedError, TypeError, AttributeError, AssertionError)
 NO_COST = PassCost()
 _known: weakref.WeakKeyDictionary[nn.Module, dict[tuple, PassCost]] = weakref.WeakKeyDictionary()
 
@@ -45,6 +48,8 @@ def find_cost(model: nn.Module, x: Tensor) -> PassCost:
     autograd does not record, there is none. The first call for a model, an image size and a set of parameters measures
     (`measure_cost`), later ones look it up.
     """
+    if not isinstance(model, nn.Module):
+        return PassCost(problem=f"a {type(model).__name__} is called in place of a module")
     if isinstance(model, nn.parallel.DistributedDataParallel):
         model = model.module
     flags: tuple[bool, ...] = ()
@@ -62,6 +67,23 @@ def find_cost(model: nn.Module, x: Tensor) -> PassCost:
     return costs[key]
 
 
+def find_gradient_costs(model: nn.Module, x: Tensor) -> tuple[PassCost, PassCost]:
+    """Return what two passes cost: one with a backward pass to the images x alone, a double one (`measure_double`).
+
+    Both are measured once for a model, an image size and a set of parameters that require a gradient.
+    """
+    flags = tuple(parameter.requires_grad for parameter in model.parameters())
+    costs = _known.setdefault(model, {})
+    to_images = (x.shape[1:], x.device, True, ())
+    double = (x.shape[1:], x.device, "double", flags)
+    if to_images not in costs:
+        costs[to_images] = measure_cost(model, x, (), to_images=True)
+    if double not in costs:
+        trained = [parameter for parameter, flag in zip(model.parameters(), flags, strict=True) if flag]
+        costs[double] = measure_double(model, x, trained)
+    return costs[to_images], costs[double]
+
+
 def measure_cost(model: nn.Module, x: Tensor, trained: Sequence[nn.Parameter], *, to_images: bool) -> PassCost:
     """Count the operations of a forward pass, and of its backward pass to the parameters `trained`, and to the images.
 
@@ -74,7 +96,7 @@ def measure_cost(model: nn.Module, x: Tensor, trained: Sequence[nn.Parameter], *
     try:
         with _run_plainly(model):
             forward, backward = _count_operations(model, x, trained, to_images=to_images)
-    except Exception as error:  # whatever a network raises under the counter it does not raise without it
+    except _REFUSALS as error:
         return PassCost(problem=describe_exception(error))
     return PassCost(forward // _EXAMPLES, backward // _EXAMPLES)
 
@@ -94,7 +116,7 @@ def measure_double(model: nn.Module, x: Tensor, trained: Sequence[nn.Parameter])
             (gradient,) = torch.autograd.grad(losses.sum(), images, create_graph=True)
             with _count() as backward:
                 torch.autograd.grad(gradient.square().sum(), trained, allow_unused=True)
-    except Exception as error:  # as in `measure_cost`
+    except _REFUSALS as error:
         return PassCost(problem=describe_exception(error))
     return PassCost(backward=backward.get_total_flops() // _EXAMPLES)
 
@@ -105,7 +127,10 @@ def _make_images(x: Tensor, *, is_leaf: bool) -> Tensor:
 
 @contextlib.contextmanager
 def _run_plainly(model: nn.Module) -> Iterator[None]:
-    """Run the model in eval mode and layer by layer, with attention as matrix products, which are counted."""
+    """Run the model in eval mode and layer by layer, with attention as matrix products, which are counted.
+
+    Hooks on what layers return are left out: those who put them there want the passes of their images alone.
+    """
     with (
         torch.inference_mode(mode=False),
         torch.enable_grad(),
@@ -113,7 +138,12 @@ def _run_plainly(model: nn.Module) -> Iterator[None]:
         sdpa_kernel(SDPBackend.MATH),
         torch.random.fork_rng(devices=list_generator_devices()),
         borrow(model),
+        contextlib.ExitStack() as stack,
     ):
+        for module in model.modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                stack.callback(setattr, module, "_forward_hooks", module._forward_hooks)
+                module._forward_hooks = OrderedDict()
         yield
 
 

@@ -23,7 +23,8 @@ class Scores:
     indices : (n,) long, into the whole training set. values : (n,) float64; the higher, the harder the example.
     num_examples, fingerprint : of the whole training set. score : its name in GRADIENTS. epochs : number of epochs over
     which it was taken. model, objective : what was trained. seed : of that training run. passes : that training and
-    scoring took; 0 where that is not known. sha256 : of the file, once there is one.
+    scoring took, flops : its floating-point operations; 0 where they are not known. sha256 : of the file, once
+    there is one.
     neighbours, extrapolated_from : where each is the mean of the nearest scores of another data set, how many of them,
     and the sha256 of their file; 0 and "" where the examples were scored themselves.
     """
@@ -38,6 +39,7 @@ class Scores:
     objective: str
     seed: int
     passes: int = 0
+    flops: int = 0
     neighbours: int = 0
     extrapolated_from: str = ""
     sha256: str = field(default="", compare=False)

@@ -18,6 +18,7 @@ from advcore.errors import UserError, format_value
 from advcore.minibatch.base import AttackSubset, UpdateSubset
 from advcore.minibatch.epoch_subset import EpochSubset
 from advcore.minibatch.uniform import RandomMix, RandomSubset
+from advcore.minibatch.whole_batch import WholeBatch
 from advcore.objectives.base import is_attacked
 from advcore.run import build, plan
 from advcore.solvers.uniform import Random
@@ -127,8 +128,8 @@ def _is_random(config: RunConfig) -> bool:
 
 
 def _has_random_twin(config: RunConfig) -> bool:
-    """Return whether something random can choose in a method's place; a rule over epochs alone draws already."""
-    return config.selection is not None or not isinstance(config.minibatch, EpochSubset)
+    """Return whether something random can choose in a method's place: rules that pick nothing of a batch have none."""
+    return config.selection is not None or not isinstance(config.minibatch, (WholeBatch, EpochSubset))
 
 
 def _compute_key(config: RunConfig) -> str:
@@ -290,7 +291,7 @@ def _list_single_step(full: RunConfig, eps: float, added: tuple[str, ...]) -> It
 
     FAT (Wong et al. 2020): one step of 1.25 eps from a uniform start. N-FGSM (de Jorge et al. 2022): its own settings.
     """
-    training = replace(full.training, attack_steps=None, memory=Memory())
+    training = replace(full.training, attack_steps=None, memory=Memory(), regularizer=None)
     if "fat" in added:
         yield "FAT", replace(full, attack=LinfPGD(eps=eps, steps=1, step_size=FAT_STEP * eps), training=training)
     if "n_fgsm" in added:

@@ -22,6 +22,7 @@ from advcore.suite.layout import (
     pick_settings,
 )
 from advcore.suite.problems import find_problems
+from advcore.suite.splits import choose_vary_split
 
 _SEEDS = (0, 1, 2)
 _MOST_PROBLEMS = 5_000  # of all methods together; after these, no more methods are checked
@@ -114,8 +115,6 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
     usual = {"experiment": of_size.get("experiment", raw.get("experiment"))}
     sources = {name: usual | method for name, method in expand_grids(raw).items()}
     methods = _assemble_settings(sources, shared, overrides, folder=path.parent)
-    if raw.get("vary_split"):
-        _check_no_split(methods)
     count = len(methods) * len(seeds)
     require(check(count <= MOST_RUNS, "methods times seeds", f"at most {MOST_RUNS:,} runs", count))
     reference = raw.get("reference", "full")
@@ -131,16 +130,8 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
         methods=_share_cost(methods, reference),
         reference=reference,
         added=list_added(raw.get("baselines")),
-        vary_split=raw.get("vary_split", False),
+        vary_split=choose_vary_split(raw.get("vary_split"), methods),
     )
-
-
-def _check_no_split(methods: Mapping[str, Settings]) -> None:
-    """Raise ConfigError where a method names the data split that each seed is to have of its own."""
-    data = {name: settings.get("data") for name, settings in methods.items()}
-    fixed = [name for name, section in data.items() if isinstance(section, dict) and "split_seed" in section]
-    rule = "left out, or false, where data.split_seed is set"
-    require(check(not fixed, "vary_split", rule, True, f"{', '.join(fixed[:3])}: data.split_seed would not count"))
 
 
 def _choose_size(raw: Mapping, size: str | None) -> dict:

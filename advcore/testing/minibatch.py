@@ -6,11 +6,12 @@ from torch import Tensor
 
 from advcore.minibatch.base import AttackSubset, Seen, UpdateSubset
 from advcore.minibatch.epoch_subset import EpochSubset
+from advcore.minibatch.whole_batch import WholeBatch
 from advcore.rows import FactoredRows
 from advcore.testing.examples import CLASSES, draw_stream
 
 SIZE = 8
-Rule = AttackSubset | UpdateSubset | EpochSubset
+Rule = AttackSubset | UpdateSubset | WholeBatch | EpochSubset
 
 
 def draw_seen(scale: float = 1.0) -> Seen:
@@ -31,7 +32,12 @@ def draw_losses() -> Tensor:
 
 
 def pick_positions(rule: Rule, seed: int) -> Tensor:
-    """Return which of SIZE examples a rule picks to attack or to train on, or which half of their images it keeps."""
+    """Return which of SIZE examples a rule picks to attack or to train on, or which half of their images it keeps.
+
+    Skips the test for a rule on whole batches, which picks none.
+    """
+    if isinstance(rule, WholeBatch):
+        pytest.skip("it picks none")
     stream = draw_stream(range(SIZE), seed=seed)
     if isinstance(rule, AttackSubset):
         return rule.pick(draw_seen() if rule.reads else None, stream).positions
@@ -63,7 +69,7 @@ class RuleContract:
 
     @pytest.mark.parametrize("seed", range(5))
     def test_weights_are_above_0_and_finite(self, rule: Rule, seed: int) -> None:
-        if isinstance(rule, UpdateSubset):
+        if isinstance(rule, (UpdateSubset, WholeBatch)):
             pytest.skip("it gives no weights")
         stream = draw_stream(range(SIZE), seed=seed)
         if isinstance(rule, EpochSubset):

@@ -1,5 +1,6 @@
 """Train for one epoch: its batches, the learning rate, the steps, and what its entry says."""
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,14 @@ from advcore.runtime.watch import GradientWatch
 from advcore.selection.result import Coreset
 from advcore.training.average import build_average, find_infinite, update_average
 from advcore.training.batches import split_into_batches, weigh_examples
+from advcore.training.gate import Gate
 from advcore.training.loop_settings import count_ramp_steps, refuse_other_images
 from advcore.training.lr import bind_factor
 from advcore.training.minibatch import build_stepper, refuse_one_image
 from advcore.training.optimizers import build_optimizer
 from advcore.training.picks import weigh_part
 from advcore.training.progress import Entry, Place
-from advcore.training.step import Batch, Gate, Images, Learner
+from advcore.training.step import Batch, Images, Learner
 from advcore.types import Event
 
 if TYPE_CHECKING:
@@ -96,8 +98,10 @@ class EpochTrainer:
             with distributed.fail_together():
                 examples = next(loaded)
             with defer_stop():
-                place.lr = self._set_lr(i / len(batches))
+                set_lr = partial(self._set_lr, i, len(batches))
+                set_lr(0.0)
                 batch = self._build_batch(examples, batches[i], weights, streams)
+                batch = replace(batch, set_lr=set_lr)
                 self._add_loss(*self.stepper.step(self._build_learner(batch.is_counted), batch))
                 place.seen += batch.images
                 place.step += 1
@@ -108,16 +112,20 @@ class EpochTrainer:
             check()
         if not place.rested:
             with defer_stop():
-                self._add_loss(*self.stepper.finish(self._build_learner()))
-                if self.run.trainer.is_averaged(place.epoch, len(self.plan)):
-                    self._add_to_average()
-                place.rested = True
+                self._finish_steps()
         if self.gate is not None:
             self.gate.look()
         with self.run.out.ledger.undo_on_error():
             rule_facts = self.stepper.summarize(self._build_learner())
         place.entry = self._describe_epoch(len(batches), rule_facts)
         return place.entry
+
+    def _finish_steps(self) -> None:
+        """Take what steps the rule has left, and add the weights to their average if the epoch is averaged."""
+        self._add_loss(*self.stepper.finish(self._build_learner()))
+        if self.run.trainer.is_averaged(self.place.epoch, len(self.plan)):
+            self._add_to_average()
+        self.place.rested = True
 
     def _look_for_underflow(self, batch: Batch) -> None:
         """Say in an event, once in a run, that the gradients of the epoch's last batch underflow in float16."""
@@ -228,6 +236,7 @@ class EpochTrainer:
             on_update=self._update_average,
             watch=self.watch,
             awp=trainer.awp_at(self.place.epoch),
+            regularizer=trainer.regularizer,
         )
 
     def _update_average(self) -> None:
@@ -250,11 +259,12 @@ class EpochTrainer:
             return attack
         return attack.scale((self.steps_done + 1) / self.ramp_steps)
 
-    def _set_lr(self, share: float) -> float:
-        """Set the learning rate where `share` of the epoch's steps are done, and return it.
+    def _set_lr(self, step: int, steps: int, share: float) -> None:
+        """Set the learning rate where, of an epoch's `steps`, as many as `step` are done, and a share of one more.
 
         An epoch on a coreset counts as its budget; with the acs schedule every epoch counts as one of the full run.
         """
+        share = (step + share) / steps
         i, schedule = self.place.epoch, self.run.trainer.schedule
         lr_index = self.plan[i].lr_index
         if schedule.schedule == "acs":
@@ -264,7 +274,7 @@ class EpochTrainer:
         lr = self.run.trainer.optimizer.lr * self.lr_factor(progress, lr_index)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)  # of a layer, as timm has it
-        return lr
+        self.place.lr = lr
 
 
 def _describe_step(epoch: int, step: int, indices: Tensor) -> str:

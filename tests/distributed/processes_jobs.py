@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from advcore import AdversarialCoreset, Trainer, distributed, evaluate
-from advcore.attacks import LinfPGD
+from advcore.attacks import FGSMMEP, LinfPGD
 from advcore.attacks.memory import Memory
 from advcore.cost import CostLedger
 from advcore.data.source import Pooled, Resident, Source, Streamed
@@ -21,6 +21,7 @@ from advcore.files import load_folder, save_folder
 from advcore.minibatch import RULES
 from advcore.objectives.standard import Pgd
 from advcore.objectives.trades import Trades
+from advcore.regularizers import GradAlign, PriorGuided
 from advcore.rng import Stream
 from advcore.rows import DenseRows
 from advcore.runtime.signals import Stopped, catch_signals
@@ -195,6 +196,12 @@ RUNS = {
         memory=Memory(precision="float16"),
     ),
     "pool": lambda: trainer(objective=Pgd(), attack=LinfPGD(eps=0.1, steps=2, start="remembered")),
+    "momentum, prior guided": lambda: trainer(
+        objective=Pgd(), attack=FGSMMEP(eps=0.1), memory=Memory(reset=2), regularizer=PriorGuided(weight=1.0)
+    ),
+    "grad align": lambda: selecting(
+        objective=Pgd(), attack=LinfPGD(eps=0.1, steps=1), regularizer=GradAlign(weight=0.5)
+    ),
     "margin": lambda: trainer(minibatch=RULES["margin"](rho=0.5, warm_up=1)),
     "gradient matching, batch": lambda: selecting(
         minibatch=RULES["gradient_matching"](rho=0.5, warm_up=0), normalise="batch"

@@ -1,6 +1,7 @@
 """Models that run in half precision by themselves: losses, margins and attacks are in float32, underflow is told."""
 
 import copy
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -264,7 +265,9 @@ def easy() -> Resident:
 def test_gradients_that_underflow_are_flagged_unasked(easy, widens, checks):
     result = evaluate(Confident(torch.float16, widens=widens), easy, [ATTACK], checks=checks)
     told = [flag for flag in result.flags if flag.startswith("underflow")]
-    assert told == ["underflow: 36 % of the input gradient's entries are too small for the model's float16, and 0"]
+    (line,) = told
+    # about 36.5 %: which way that is rounded depends on how a CPU adds in float16
+    assert re.fullmatch("underflow: 3[67] % of the input gradient's entries are too small for .* float16, and 0", line)
 
 
 @pytest.mark.parametrize(

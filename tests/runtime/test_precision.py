@@ -26,9 +26,9 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch
 from advcore.training import SGD, Adam
 from advcore.training.epoch import EpochTrainer
+from advcore.training.gate import Gate
 from advcore.training.loop import Listener
 from advcore.training.lr import Constant
-from advcore.training.step import Gate
 
 CPU, ATTACK = torch.device("cpu"), LinfPGD(eps=0.1, steps=2)
 WAYS = {
