@@ -113,6 +113,7 @@ class Gradient:
     is_attacked : whether it looks at attacked images, and so takes an objective that is attacked.
     is_scalar : whether a row is one number, which takes next to no memory.
     reads_head : whether it is measured at the model's head, which a run then looks for before it starts.
+    objective : whose loss it is measured by, and attacked; None: the run's.
     """
 
     about: str
@@ -122,6 +123,7 @@ class Gradient:
     is_attacked: bool = False
     is_scalar: bool = True
     reads_head: bool = False
+    objective: Objective | None = field(default=None, repr=False)
 
     @property
     def is_collected(self) -> bool:

@@ -175,7 +175,7 @@ def _append(store: FactorStore, factors: Factors) -> None:
         store.append(name, residual, features)
 
 
-def _plan_rows(objective: Objective, attack: Attack | None) -> Work:
+def plan_rows(objective: Objective, attack: Attack | None) -> Work:
     """Count the attack's passes and one forward pass for each of the objective's; the clean one serves both."""
     work = plan_attack(objective, attack, clean_known="clean" in objective.passes)
     return work + Work(forward=len(objective.passes))
@@ -184,7 +184,7 @@ def _plan_rows(objective: Objective, attack: Attack | None) -> Work:
 LAST_LAYER = Gradient(
     about="gradient of the loss with respect to the last layer, as factors",
     measure=last_layer_rows,
-    plan=_plan_rows,
+    plan=plan_rows,
     is_scalar=False,
     reads_head=True,
 )

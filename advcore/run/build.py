@@ -30,7 +30,7 @@ from advcore.selection.coreset import AdversarialCoreset, SelectionSettings
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.solvers.base import find_scores_file
-from advcore.training import attack_steps, loop_settings, minibatch, mixing
+from advcore.training import attack_steps, loop_settings, minibatch, mixing, penalties
 from advcore.training.trainer import LoopSettings, Trainer
 from advcore.types import digest_labels, find_name
 
@@ -131,12 +131,13 @@ def build_trainer(config: RunConfig) -> Trainer:
     solver = getattr(selector, "solver", None)
     epochs = len(schedule.plan())
     rule = config.minibatch
-    require(minibatch.find_rule_problem(rule, config.objective, epochs, training))
+    require(minibatch.find_rule_problem(rule, config.objective, config.attack, epochs, training))
     with prefix_problems("training."):
         require(
             attack_steps.find_steps_problem(training.attack_steps, config.attack),
             loop_settings.find_memory_problem(training.memory, config.attack),
             mixing.find_mixing_problem(training.cutmix, config.objective, config.attack, solver),
+            penalties.find_regularizer_problem(training, config.objective, config.attack),
             training.find_length_problem(epochs),
         )
     with prefix_problems("selection."):

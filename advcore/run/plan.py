@@ -19,6 +19,7 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers.uniform import Random
 from advcore.training.budget import Offer, find_budget_at_cost, list_offers
 from advcore.training.loop_settings import count_ramp_steps, count_steps
+from advcore.training.minibatch import is_bound
 from advcore.training.plan import PlannedWork, Reference, plan_parts, plan_reference, plan_selection
 from advcore.training.prices import Prices, find_prices
 from advcore.training.trainer import Trainer
@@ -88,10 +89,15 @@ def _summarise(config: RunConfig, trainer: Trainer, cost: float, wanted: float |
     method = ", ".join(part.describe() for part in (trainer.schedule, config.minibatch) if part)
     text = f"{method}: {cost:.2f} of full training"
     if cost > 1:
-        text += "; full training is cheaper"
+        text += f"; full training {_choose_verb(trainer)} cheaper"
     if wanted is not None and cost < _NEAR * wanted:
         text += f", of {wanted:g} wanted: the next larger budget takes a whole epoch more, and too much"
     return text
+
+
+def _choose_verb(trainer: Trainer) -> str:
+    """Return with what certainty a plan above full training's cost says so: the cost of some rules is a bound."""
+    return "may be" if is_bound(trainer.minibatch) else "is"
 
 
 def _explain_pool(trainer: Trainer, data: Data) -> str | None:
@@ -265,6 +271,6 @@ def explain_cost(trainer: Trainer, planned: PlannedWork, reference: Reference, n
         if trainer.minibatch:
             ways.append("no minibatch rule")
     return (
-        f"full training is cheaper: of this run's {total:.2f} go {' and '.join(reasons)}; "
+        f"full training {_choose_verb(trainer)} cheaper: of this run's {total:.2f} go {' and '.join(reasons)}; "
         f"{', '.join(ways[:-1])} or {ways[-1]} would cost less"
     )

@@ -67,6 +67,23 @@ def find_cost(model: nn.Module, x: Tensor) -> PassCost:
     return costs[key]
 
 
+def find_gradient_costs(model: nn.Module, x: Tensor) -> tuple[PassCost, PassCost]:
+    """Return what two passes cost: one with a backward pass to the images x alone, a double one (`measure_double`).
+
+    Both are measured once for a model, an image size and a set of parameters that require a gradient.
+    """
+    flags = tuple(parameter.requires_grad for parameter in model.parameters())
+    costs = _known.setdefault(model, {})
+    to_images = (x.shape[1:], x.device, True, ())
+    double = (x.shape[1:], x.device, "double", flags)
+    if to_images not in costs:
+        costs[to_images] = measure_cost(model, x, (), to_images=True)
+    if double not in costs:
+        trained = [parameter for parameter, flag in zip(model.parameters(), flags, strict=True) if flag]
+        costs[double] = measure_double(model, x, trained)
+    return costs[to_images], costs[double]
+
+
 def measure_cost(model: nn.Module, x: Tensor, trained: Sequence[nn.Parameter], *, to_images: bool) -> PassCost:
     """Count the operations of a forward pass, and of its backward pass to the parameters `trained`, and to the images.
 

@@ -16,7 +16,9 @@ from advcore.config.run_key import identify
 from advcore.config.schema import RunConfig, SelectionConfig
 from advcore.errors import UserError, format_value
 from advcore.minibatch.base import AttackSubset, UpdateSubset
+from advcore.minibatch.epoch_subset import EpochSubset
 from advcore.minibatch.uniform import RandomMix, RandomSubset
+from advcore.minibatch.whole_batch import WholeBatch
 from advcore.objectives.base import is_attacked
 from advcore.run import build, plan
 from advcore.solvers.uniform import Random
@@ -94,7 +96,9 @@ def _list_baselines(
     reference = replace(methods[against], selection=None, minibatch=None)
     savers = {name: config for name, config in methods.items() if _saves_work(config) and not _is_random(config)}
     if "random" in added:
-        yield from map(make_random, savers.values())
+        yield from (make_random(config) for config in savers.values() if _has_random_twin(config))
+    if "random_static" in added:
+        yield from (make_random_static(config) for config in savers.values() if config.selection is not None)
     for name, config in savers.items():
         with build.prefix_problems(f"method {name!r}: "):
             full = replace(reference, data=config.data, model=config.model, objective=config.objective)
@@ -123,6 +127,11 @@ def _is_random(config: RunConfig) -> bool:
     return by_rule and (config.selection is None or isinstance(config.selection.solver, Random))
 
 
+def _has_random_twin(config: RunConfig) -> bool:
+    """Return whether something random can choose in a method's place: rules that pick nothing of a batch have none."""
+    return config.selection is not None or not isinstance(config.minibatch, (WholeBatch, EpochSubset))
+
+
 def _compute_key(config: RunConfig) -> str:
     """Return a key that is the same for methods that do the same.
 
@@ -145,7 +154,7 @@ def _select_at_random(selection: SelectionConfig) -> SelectionConfig:
 def make_random(config: RunConfig) -> tuple[str, RunConfig]:
     """Return the method that draws its subsets at random, and a name for it.
 
-    Budget, warm start and period, or the share of each batch, stay the same.
+    Budget, warm start and period, or the share of each batch, stay the same; so does a rule over epochs.
     """
     names = []
     rule = config.minibatch
@@ -159,10 +168,22 @@ def make_random(config: RunConfig) -> tuple[str, RunConfig]:
         names.append(f"random mix {rule.p_up:.4g}")
         if not isinstance(rule, RandomMix):
             rule = RandomMix(p_up=rule.p_up)
-    elif rule is not None:
+    elif isinstance(rule, AttackSubset):
         names.append(f"random minibatch {rule.rho:.4g}")
         rule = RandomSubset(rho=rule.rho, clean=rule.clean)
     return " x ".join(names), replace(config, selection=selection, minibatch=rule)
+
+
+def make_random_static(config: RunConfig) -> tuple[str, RunConfig]:
+    """Return the method of `make_random` with one random subset for the whole run, and a name for it.
+
+    Reference: Kaufmann et al. 2022 (arXiv 2207.00694), who drop random examples for good. Differs: after the method's
+    own warm start on all data.
+    """
+    name, twin = make_random(config)
+    assert twin.selection is not None, "there is a selection to draw in place of"
+    selection = replace(twin.selection, solver=Random(redraw=False))
+    return name.replace("random", "random static", 1), replace(twin, selection=selection)
 
 
 def make_random_of_cost(config: RunConfig, cost: float, extents: FindExtent) -> Iterator[tuple[str, RunConfig]]:
@@ -270,7 +291,7 @@ def _list_single_step(full: RunConfig, eps: float, added: tuple[str, ...]) -> It
 
     FAT (Wong et al. 2020): one step of 1.25 eps from a uniform start. N-FGSM (de Jorge et al. 2022): its own settings.
     """
-    training = replace(full.training, attack_steps=None, memory=Memory())
+    training = replace(full.training, attack_steps=None, memory=Memory(), regularizer=None)
     if "fat" in added:
         yield "FAT", replace(full, attack=LinfPGD(eps=eps, steps=1, step_size=FAT_STEP * eps), training=training)
     if "n_fgsm" in added:

@@ -26,7 +26,7 @@ from advcore.reporting.suite import build_tables as suite_tables
 from advcore.run.places import check_path, check_writable, remove_empty
 from advcore.suite.baselines import add_baselines
 from advcore.suite.extents import Extents
-from advcore.suite.layout import BASELINES, BASELINES_FILE
+from advcore.suite.layout import BASELINES_FILE, list_left_out
 from advcore.suite.process import Outcome, Watcher, remove_working_files
 from advcore.suite.suite import Run, Suite, list_runs, load, resolve_methods
 
@@ -128,7 +128,7 @@ def collect_results(bench: Bench) -> Results:
 
     Raises ConfigError with every record that belongs to other settings, or to an unfinished run.
     """
-    results = Results(reference=bench.suite.reference, without=[BASELINES[name] for name in bench.suite.without])
+    results = Results(reference=bench.suite.reference, without=list_left_out(bench.suite.added))
     differing: dict[Path, list[str]] = {}
     used: dict[str, dict] = {}
     for run in bench.runs:

@@ -14,11 +14,10 @@ from advcore.config.yaml_reader import parse_overrides, read
 from advcore.errors import ConfigError, SettingProblem, UserError, check, check_one_of, must, require
 from advcore.run import build
 from advcore.suite.layout import (
-    BASELINES,
     MOST_RUNS,
     Settings,
     expand_grids,
-    list_left_out,
+    list_added,
     make_slug,
     pick_settings,
 )
@@ -41,7 +40,7 @@ class Suite:
     seeds : that every method runs with. vary_split : each seed is also the seed of its data split.
     methods : unchecked settings by name, in the order of tables.
     reference : method whose cost and time the others are compared with; None for none.
-    without : names of the baselines that are not added.
+    added : names of the baselines to add.
     """
 
     name: str
@@ -51,13 +50,8 @@ class Suite:
     seeds: tuple[int, ...]
     methods: dict[str, Settings]
     reference: str | None
-    without: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
     vary_split: bool = False
-
-    @property
-    def added(self) -> tuple[str, ...]:
-        """Names of the baselines to add."""
-        return tuple(name for name in BASELINES if name not in self.without)
 
 
 @dataclass(frozen=True)
@@ -135,7 +129,7 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
         seeds=seeds,
         methods=_share_cost(methods, reference),
         reference=reference,
-        without=list_left_out(raw.get("baselines")),
+        added=list_added(raw.get("baselines")),
         vary_split=choose_vary_split(raw.get("vary_split"), methods),
     )
 

@@ -186,7 +186,7 @@ def _combine_savings(trainer: Trainer) -> Iterator[Trainer]:
     rules = [
         rule
         for rule in (trainer.minibatch, None if trainer.minibatch else Margin())
-        if not find_rule_problem(rule, trainer.objective, epochs, trainer)
+        if not find_rule_problem(rule, trainer.objective, trainer.attack, epochs, trainer)
     ]
     for attack, selection_attack, period, rule in itertools.product(attacks, selection_attacks, periods, rules):
         yield replace(

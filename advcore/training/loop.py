@@ -270,4 +270,5 @@ def build_memory(run: Run) -> Perturbations | None:
             ),
         )
     augment = None if run.augment is keep_images else run.augment
-    return Perturbations(trainer.memory, train.index_count, train.shape, train.device, augment, place)
+    kind: type[Perturbations] = getattr(trainer.attack, "storage", Perturbations)
+    return kind(trainer.memory, train.index_count, train.shape, train.device, augment, place)

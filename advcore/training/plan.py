@@ -137,6 +137,8 @@ def _plan_epoch(trainer: Trainer, epoch: int, action: str, n: int) -> Work:
     if trainer.awp_at(epoch) is not None:
         passes = len(trainer.objective.passes) * examples
         work += Work(forward=passes, to_weights=passes)
+    if trainer.regularizer is not None:
+        work += examples * trainer.regularizer.plan()
     for size, batches in count_chunks(examples, trainer.batch_size).items():
         work += batches * plan_batch(trainer.minibatch, trainer.objective, attack, size=size, epoch=epoch)
     if epoch < trainer.head_epochs:

@@ -27,7 +27,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "selection and evaluation": ("selection", "evaluation"),
     "gradients": ("gradients",),
     "sweep": ("sweep",),
-    "adversary": ("adversary",),
+    "adversary": ("adversary", "regularizers"),
     "methods": ("data", "models", "attacks", "objectives", "solvers", "minibatch"),
     "base": (
         *("types", "settings", "kinds", "errors", "suggestions", "deprecation", "rng", "cost", "rows", "files"),

@@ -12,7 +12,7 @@ from advcore.errors import ConfigError
 from advcore.reporting.record import RunRecord
 from advcore.suite import layout as suite_file
 from advcore.suite import suite as suites
-from advcore.suite.layout import BASELINES, expand_grids, make_slug
+from advcore.suite.layout import BASELINES, expand_grids, list_added, list_left_out, make_slug
 from advcore.suite.splits import choose_vary_split
 from advcore.suite.suite import list_runs, load, resolve_methods, shard
 
@@ -145,7 +145,7 @@ WRONG = {
     "methods: {full: {}, b: {grid: {selection: [{budget: 1}]}}}": "must be a mapping of names to values where",
     "methods: {full: {}}\nbaselines: {shortned: false}": "baselines.shortned is none; did you mean 'shortened'?",
     "methods: {full: {}}\nbaselines: {fat: 3}": "baselines.fat must be true or false, got 3",
-    "methods: {full: {}}\nbaselines: [fat]": "baselines must be false, or a mapping of random, random_of_cost,",
+    "methods: {full: {}}\nbaselines: [fat]": "baselines must be false, or a mapping of random, random_static,",
     "methods: {full: {}}\nreference: null": "baselines must be false where reference is null, got None",
     "methods: {full: {}}\nreference: null\nbaselines: {fat: false}": "baselines must be false where reference is null",
     "methods: {full: {}}\nsizes: {s: {methods: {}}}": "sizes.s.methods is not a setting of a size",
@@ -286,10 +286,13 @@ def test_each_run_is_in_exactly_one_shard(suite):
 
 
 def test_baselines_are_left_out_by_name_or_all_together(suite):
-    left = {more: suite(f"methods: {{full: {{}}}}\n{more}").without for more in (
+    left = {more: list_left_out(suite(f"methods: {{full: {{}}}}\n{more}").added) for more in (
         "", "baselines: true", "baselines: {fat: false, random: true}", "baselines: false")}  # fmt: skip
-    assert list(left.values()) == [(), (), ("fat",), tuple(BASELINES)]
+    assert list(left.values()) == [[], [], ["FAT"], [BASELINES[name] for name in list_added(None)]]
     assert suite("methods: {full: {}}\nreference: null\nbaselines: false").added == ()
+    static = suite("methods: {full: {}}\nbaselines: {random_static: true, fat: false}")
+    assert "random_static" in static.added and "random" in static.added and list_left_out(static.added) == ["FAT"]
+    assert "random_static" not in suite("methods: {full: {}}").added  # which committed suites have no records of
 
 
 def test_an_identity_knows_settings_from_places(suite):
@@ -351,7 +354,7 @@ def test_every_suite_of_the_papers_resolves_in_every_size(root):
         assert {"small", "full"} <= raw["sizes"].keys() and raw["name"] == path.stem
         for size in raw["sizes"]:
             suite = load(path, size)
-            assert list(resolve_methods(suite)) == list(expand_grids(raw)) and not suite.without
+            assert list(resolve_methods(suite)) == list(expand_grids(raw)) and suite.added == list_added(None)
 
 
 def test_the_suite_in_the_page_is_one(root, tmp_path):

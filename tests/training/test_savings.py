@@ -20,6 +20,7 @@ from advcore.data.source import Resident
 from advcore.errors import ConfigError
 from advcore.minibatch import RULES
 from advcore.minibatch.base import AttackSubset
+from advcore.minibatch.whole_batch import WholeBatch
 from advcore.objectives import Pgd, Trades
 from advcore.rng import Stream
 from advcore.selection.coreset import AdversarialCoreset
@@ -142,7 +143,7 @@ def test_a_selection_starts_from_what_is_remembered_on_the_plain_view_and_writes
     assert set().union(*(log[i][1] for i in at)) == set(range(N))
 
 
-@pytest.mark.parametrize("name", [*RULES])
+@pytest.mark.parametrize("name", [name for name, kind in RULES.items() if not issubclass(kind, WholeBatch)])
 @by_plain_kernels
 def test_rules_remember_what_they_attack(model, source, log, name):
     warm = {"warm_up": 0} if issubclass(RULES[name], AttackSubset) else {}
