@@ -138,7 +138,7 @@ def test_short_runs_and_runs_of_other_work_say_nothing_of_the_machine():
     more.ledger["attack"]["forward"] *= 10
     groups = {"a": [counted(), more], "b": [counted(0, 0.9), counted(1, 0.1)]}
     assert "nothing tells whether the machine had other work" in read_clock(groups).text
-    for record in (*groups["a"], *groups["b"]):
+    for entry in (*groups["a"], *groups["b"]):
         entry.environment["load"] = 0.5
     clock = read_clock(groups)
     assert clock.comparable and "load" not in clock.text
