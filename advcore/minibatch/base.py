@@ -165,7 +165,7 @@ class AttackSubset:
             ),
             check_one_of("rest", self.rest, ("dropped", "remembered")),
             unless(
-                self.rest == "remembered" or self.reads != "last_visit",
+                self.rest != "dropped" or self.reads != "last_visit",
                 must("rest", "remembered for a rule that reads the last visit", self.rest, "the dropped have none"),
             ),
             *self._check_more(),
