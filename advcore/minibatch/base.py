@@ -160,7 +160,7 @@ class AttackSubset:
             check_one_of("draw", self.draw, ("multinomial", "systematic", "top")),
             check_one_of("correction", self.correction, ("none", "inverse_probability")),
             unless(
-                self.draw != "top" or self.correction == "none",
+                self.draw != "top" or self.correction != "inverse_probability",
                 must("correction", "none with draw: top", self.correction, "the largest are not drawn"),
             ),
             check_one_of("rest", self.rest, ("dropped", "remembered")),
