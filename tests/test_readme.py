@@ -336,9 +336,9 @@ def test_what_the_main_page_says_of_mnist_is_in_its_records(tables):
 
 
 VARIATIONS = ("minibatch-strong", "minibatch-factors", "savings-parts", "savings-long", "savings-strong", "why")
-VARIATIONS += ("main-repeat", "main-strong", "main-mnist-strong", "finetune", "finetune-search", "recipes")
+VARIATIONS += ("main-repeat", "main-strong", "main-mnist-strong", "finetune", "finetune-search", "recipes", "reattack")
 """Suites of runs that stand beside another suite's."""
-WAITING = ("cifar10-gpu-trades", "cifar10-gpu-linf")
+WAITING = ("cifar10-gpu-trades", "cifar10-gpu-linf", "reattack")
 """Suites that wait for a GPU: without all of their records yet."""
 NOT_RUN = {"digits": {"random static", "random static, 60 %, no warm start", "RCS", "InfoBatch"}}
 NOT_RUN["digits"] |= {"BulletTrain", "Free AT, 4 replays"}
