@@ -13,7 +13,8 @@ from advcore.reporting.record import RunRecord
 from advcore.suite import layout as suite_file
 from advcore.suite import suite as suites
 from advcore.suite.layout import BASELINES, expand_grids, make_slug
-from advcore.suite.suite import list_runs, load, resolve_methods, shard
+from advcore.suite.runs import list_runs, shard
+from advcore.suite.suite import load, resolve_methods
 
 EXPERIMENT = "experiments/trades_gradmatch.yaml"
 
