@@ -20,6 +20,7 @@ from advcore.runtime.counted import CountedModel
 from advcore.runtime.precision import get_speed, run_model
 from advcore.types import describe_tensor, is_ours
 from advcore.unit_range import check_attackable, trust_images
+from advcore.work import NO_WORK, Work
 
 _SLACK = 1e-4  # of pixels, for rounding
 
@@ -216,12 +217,20 @@ def describe_mismatch(objective: Objective, attack: Attack | None) -> SettingPro
     return None
 
 
-def count_passes(objective: Objective, attack: Attack | None, *, clean_known: bool = False) -> int:
-    """Count the forward and backward passes that `perturb` takes per example.
+def plan_attack(objective: Objective, attack: Attack | None, *, clean_known: bool = False) -> Work:
+    """Count the passes that `perturb` takes per example.
 
     clean_known : whether `perturb` is called with the clean logits.
     """
     if not is_attacked(objective):
-        return 0
+        return NO_WORK
     assert attack is not None, "an objective that is attacked has an attack (`describe_mismatch`)"
-    return sum(attack.passes()) + int(needs_clean(objective, attack.climbs) and not clean_known)
+    forward, to_images = attack.passes()
+    other_forward, other_to_images = attack.count_network_passes()
+    clean = int(needs_clean(objective, attack.climbs) and not clean_known)
+    return Work(
+        forward=forward - other_forward + clean,
+        to_images=to_images - other_to_images,
+        other_forward=other_forward,
+        other_to_images=other_to_images,
+    )

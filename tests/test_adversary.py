@@ -6,13 +6,14 @@ import torch.nn.functional as F
 from seeds import seeded
 from torch import nn
 
-from advcore.adversary import count_passes, describe_mismatch, perturb
+from advcore.adversary import describe_mismatch, perturb, plan_attack
 from advcore.attacks import ATTACKS
 from advcore.attacks.pgd import PGD
 from advcore.cost import CostLedger
 from advcore.objectives import OBJECTIVES
 from advcore.objectives.base import is_attacked
 from advcore.rng import Stream
+from advcore.work import NO_WORK
 
 B, STEPS = 8, 3
 BALLS = [name for name, kind in ATTACKS.items() if issubclass(kind, PGD)]
@@ -50,7 +51,7 @@ def test_an_objective_that_is_not_attacked_gives_the_images_back():
     x = images()
     generator = Stream(seed=0, purpose="attack").at(torch.arange(B))
     assert perturb(network(), OBJECTIVES["standard"](), None, x, LABELS, generator=generator) is x
-    assert count_passes(OBJECTIVES["standard"](), None) == 0
+    assert plan_attack(OBJECTIVES["standard"](), None) == NO_WORK
 
 
 @ATTACKED
@@ -84,8 +85,8 @@ def test_the_ledger_counts_what_passes_foretells(name, kind, restarts, known):
     with ledger.phase("attack"):
         clean = model(images()) if known else None
         run(name, ledger.count_passes(model), kind, clean=clean, restarts=restarts)
-    foretold = count_passes(OBJECTIVES[name](), attack(kind, restarts=restarts), clean_known=known)
-    assert ledger.sum_units() == B * foretold
+    foretold = plan_attack(OBJECTIVES[name](), attack(kind, restarts=restarts), clean_known=known)
+    assert ledger.sum_units() == B * foretold.units
 
 
 @pytest.mark.parametrize("known, forwards", [(False, STEPS + 1), (True, STEPS)])

@@ -120,7 +120,7 @@ def test_the_summary_has_every_phase_and_is_a_copy(clock):
         clock.now += 1.23456
     summary = ledger.summarise()
     assert list(summary) == list(PHASES)
-    assert summary["solve"] == {"forward": 0, "backward": 0, "seconds": 1.235}
+    assert summary["solve"] == {"forward": 0, "backward": 0, "seconds": 1.235, "flops": 0}
     summary["solve"]["forward"] = 99
     assert passes(ledger, "solve") == (0, 0)
 

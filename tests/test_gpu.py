@@ -29,8 +29,8 @@ from advcore.selection.partition import PARTITIONS
 from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, GradMatch
 from advcore.training import SGD, Adam
+from advcore.training.gate import Gate
 from advcore.training.loop import Listener
-from advcore.training.step import Gate
 from advcore.training.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
@@ -236,10 +236,10 @@ def test_every_way_to_be_fast_trains_to_the_accuracy_of_the_plain_one(model, sou
     assert all(seconds >= 0 for seconds in fast.ledger.seconds.values()) and fast.ledger.seconds["attack"] > 0
 
 
-@pytest.mark.parametrize("rule", [None, *RULES])
+@pytest.mark.parametrize("rule", [None, *(name for name in RULES if name != "bullettrain")])
 def test_no_step_waits_for_the_device(model, source, rule):
-    """Between the second and the last step of an epoch nothing is read back."""
-    settings = {} if rule in (None, "random_mix") else {"warm_up": 0}
+    """Between the second and the last step of an epoch nothing is read back. BulletTrain's groups must be counted."""
+    settings = {} if rule in (None, "random_mix", "free", "infobatch") else {"warm_up": 0}
     own = Resident(source._images, source.labels(), "cuda")
     made = Trainer(
         objective=Pgd() if rule else Trades(),

@@ -1,5 +1,6 @@
 """Attacks: each climbs a per-example loss inside a threat model, and never sees a label or an objective."""
 
+from advcore.attacks.fgsm_mep import FGSMMEP
 from advcore.attacks.jpeg import JPEGLinf
 from advcore.attacks.nfgsm import NFGSM
 from advcore.attacks.perceptual import LPA, FastLPA
@@ -13,6 +14,7 @@ ATTACKS = {
     "l2_pgd": L2PGD,
     "l1_pgd": L1PGD,
     "n_fgsm": NFGSM,
+    "fgsm_mep": FGSMMEP,
     "fast_lpa": FastLPA,
     "lpa": LPA,
     "ppgd": PPGD,
@@ -34,6 +36,9 @@ ALIASES = {
     "fastat": "linf_pgd with steps: 1",
     "fast": "linf_pgd with steps: 1",
     "fat": "linf_pgd with steps: 1",
+    "fgsmep": "linf_pgd with steps: 1 and start: remembered",
+    "atta": "linf_pgd with start: remembered",
+    "mep": "fgsm_mep",
     "bim": "linf_pgd with start: clean",
     "ifgsm": "linf_pgd with start: clean",
     "l2": "l2_pgd",

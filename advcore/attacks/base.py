@@ -103,6 +103,10 @@ class Attack(ABC):
     def passes(self) -> tuple[int, int]:
         """Return the forward and backward passes per example; the most it can take, where that depends on the image."""
 
+    def count_network_passes(self) -> tuple[int, int]:
+        """Return how many of the `passes` are of another network than the attacked model, such as an external LPIPS."""
+        return 0, 0
+
     @abstractmethod
     def reference(self, steps: int) -> "Attack":
         """Return the attack of the run that relative costs compare with: `steps` steps, one restart."""

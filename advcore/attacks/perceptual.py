@@ -71,6 +71,17 @@ class Perceptual(Iterated):
         """Passes that margins and distances of an image take together: an external network adds one."""
         return 1 if self.external is None and self.network is None else 2
 
+    def count_network_passes(self) -> tuple[int, int]:
+        if self._passes_to_observe == 1:
+            return 0, 0
+        forward, backward = self._count_passes_once()
+        of_model = self._count_observations()
+        return self.restarts * (forward - of_model[0]), self.restarts * (backward - of_model[1])
+
+    @abstractmethod
+    def _count_observations(self) -> tuple[int, int]:
+        """Return how often a single start observes images, and how often with a gradient: passes of the model."""
+
     def bind(self, model: nn.Module, count_passes: PassCounter) -> Self:
         if self.external is None and self.network is not None:
             raise ConfigError(must("network", "loaded first (`attack.by(module)`)", self.network))
@@ -157,6 +168,9 @@ class FastLPA(Perceptual):
             return forward, backward
         return forward + self._passes_to_observe + PROJECTION[0] * self.steps, backward + PROJECTION[1] * self.steps
 
+    def _count_observations(self) -> tuple[int, int]:
+        return 1 + self.steps + int(self.project), self.steps
+
     def _search(self, view: View, x: Tensor, x_adv: Tensor) -> Tensor:
         best = _Best(x, view.clean_losses)
         for step in range(self.steps):
@@ -220,6 +234,9 @@ class LPA(Perceptual):
         forward = self.rounds * ((self._passes_to_observe + 1) * self.steps + 1)
         backward = self.rounds * self.steps * self._passes_to_observe
         return self._passes_to_observe + forward + PROJECTION[0], backward + PROJECTION[1]
+
+    def _count_observations(self) -> tuple[int, int]:
+        return 1 + self.rounds * self.steps, self.rounds * self.steps
 
     def _search(self, view: View, x: Tensor, x_adv: Tensor) -> Tensor:
         penalty = torch.full((len(x),), 0.01, device=x.device, dtype=x.dtype)

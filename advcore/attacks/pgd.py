@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
-from advcore.attacks.base import Iterated, climb
+from advcore.attacks.base import Iterated, climb, to_full_precision
 from advcore.attacks.geometry import LP, Geometry, step_l1
 from advcore.attacks.memory import Perturbations
 from advcore.errors import SettingProblem, check_one_of, check_positive, check_share, check_within, must, unless
@@ -101,6 +101,11 @@ class PGD(Iterated):
 
     def _move(self, x_adv: Tensor, gradient: Tensor) -> Tensor:
         return self.geometry.step(x_adv, gradient, self.length)
+
+    def find_start(self, x: Tensor, generator: Stream) -> Tensor:
+        """Return the points (B, C, H, W) at which a call takes its first gradient; for one restart."""
+        x = to_full_precision(x)
+        return self.geometry.project(self._start(x, generator.child("restart", 0)), x=x, eps=self.eps)
 
     def _start(self, x: Tensor, generator: Stream) -> Tensor:
         if self.start == "gaussian":

@@ -38,6 +38,9 @@ class PPGD(Perceptual):
         backward = 1 + _CG_STEPS + PROJECTION[1]
         return self._passes_to_observe + PROJECTION[0] + self.steps * forward, PROJECTION[1] + self.steps * backward
 
+    def _count_observations(self) -> tuple[int, int]:
+        return 1 + self.steps, self.steps
+
     def _search(self, view: View, x: Tensor, x_adv: Tensor) -> Tensor:
         x_adv = project(view.measure_distances, x, x_adv, self.eps)
         for _ in range(self.steps):

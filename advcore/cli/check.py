@@ -11,6 +11,8 @@ from advcore.terminal import command_line, print_next, print_table
 if TYPE_CHECKING:
     from advcore.config.schema import RunConfig
     from advcore.training.budget import Offer
+    from advcore.training.plan import Reference
+    from advcore.work import Work
 
 
 def check(
@@ -35,17 +37,31 @@ def check(
     with refuse_as_setting():
         prepared = prepare(load(file, set_ or ()))
     plan = prepared.plan
-    offers = [] if cost is None else find_offers(prepared.config, prepared.data, cost)
+    offers = [] if cost is None else find_offers(prepared.config, prepared.data, cost, plan.reference.prices)
     typer.echo("\n".join([str(file), plan.text, *plan.notes.values(), prepared.data.describe()]))
     facts = {
-        "passes, forward and backward": f"{round(plan.relative_cost * plan.reference.units):,}",
-        "reference": f"{describe_reference(vars(plan.reference))}: {plan.reference.units:,} passes",
+        **_describe_work(plan.work, plan.reference),
+        "reference": describe_reference(plan.reference.describe()),
         **{f"memory, {name}": size for name, size in plan.memory.items()},
     }
     output.print_facts("", facts.items())
     if cost is not None and offers:
         _print_offers(offers, cost, prepared.config)
     print_next(command_line("run", file, overrides=set_ or (), plugins=plugin or ()))
+
+
+def _describe_work(work: "Work", reference: "Reference") -> dict[str, str]:
+    """Return the passes and operations of a run, each beside those of the reference."""
+    from advcore.work import format_operations
+
+    units = reference.units
+    facts = {"passes, forward and backward": f"{work.units:,}: {work.units / units:.2f} of the reference's {units:,}"}
+    flops = reference.price(work)
+    of_reference = reference.flops
+    if flops is not None and of_reference is not None:
+        compared = f"{flops / of_reference:.2f} of the reference's {format_operations(of_reference)}"
+        facts["operations"] = f"{format_operations(flops)}: {compared}"
+    return facts
 
 
 def _print_offers(offers: list["Offer"], cost: float, config: "RunConfig") -> None:

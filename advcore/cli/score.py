@@ -1,11 +1,13 @@
-"""advcore score: score every training example."""
+"""advcore score: score every training example, or extrapolate such scores to a pool."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from advcore.cli import arguments, output, processes
+from advcore.errors import check, require
 from advcore.terminal import command_line, print_next, show_run
 
 if TYPE_CHECKING:
@@ -20,11 +22,27 @@ _Score = Annotated[
     ),
 ]
 _Out = Annotated[Path, typer.Option(help="File of the scores (.npz); a JSON is written beside it.")]
+_Extrapolate = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="SCORES",
+        help="Train nothing: give each image of FILE's data.pool the mean of these scores at its nearest neighbours "
+        "among the training examples.",
+    ),
+]
+_Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="With --extrapolate: weights (.safetensors, .pt, .pth) in whose features neighbours are near."),
+]
+_Neighbours = Annotated[int | None, typer.Option(help="With --extrapolate: how many neighbours count; 12 by default.")]
 
 
 def score(
     file: arguments.RunFile,
     score: _Score = None,
+    extrapolate: _Extrapolate = None,
+    checkpoint: _Checkpoint = None,
+    neighbours: _Neighbours = None,
     set_: arguments.Overrides = None,
     plugin: arguments.Plugins = None,
     out: _Out = Path("scores.npz"),
@@ -33,9 +51,13 @@ def score(
 
     Solvers by score read the file that `selection.solver.scores` names.
     """
+    _check_options(score, extrapolate, checkpoint, neighbours)
+    if extrapolate is not None and checkpoint is not None:
+        _extrapolate(file, set_ or (), extrapolate, checkpoint, neighbours=neighbours, out=out)
+        return
+
     from advcore.config.load import load
     from advcore.run import select
-    from advcore.selection.scores import Scores
 
     overrides = set_ or []
     with processes.check_together():
@@ -46,20 +68,69 @@ def score(
         scores, ledger = select.score(config, name, reporter)
     if processes.get_rank():  # the first process alone writes
         return
-    path = scores.save(out)
-    output.print_facts(f"{config.name}: scores", _list_facts(scores, name, ledger, Scores.load(path).sha256))
-    typer.echo(f"scores: {path}")
+    path = _save(f"{config.name}: scores", scores, ledger, out)
     overrides = [*overrides, *select.list_overrides(config, name, path)]
     print_next(command_line("run", file, overrides=overrides, plugins=plugin or ()))
 
 
-def _list_facts(scores: "Scores", name: str, ledger: "CostLedger", sha256: str) -> list[tuple[str, object]]:
-    quantiles = [f"{float(scores.values.quantile(q)):.4g}" for q in (0.0, 0.5, 1.0)]
-    return [
-        ("score", name),
+def _check_options(
+    score: str | None, extrapolate: Path | None, checkpoint: Path | None, neighbours: int | None
+) -> None:
+    """Raise ConfigError for options that do not go together."""
+    if extrapolate is None:
+        rule = "left out without --extrapolate"
+        require(
+            check(checkpoint is None, "--checkpoint", rule, str(checkpoint)),
+            check(neighbours is None, "--neighbours", rule, neighbours),
+        )
+        return
+    require(
+        check(score is None, "--score", "left out with --extrapolate", score, "the file of scores says which they are"),
+        check(checkpoint is not None, "--checkpoint", "set with --extrapolate", None, "to weights that make features"),
+    )
+
+
+def _extrapolate(
+    file: Path, overrides: Sequence[str], known: Path, checkpoint: Path, *, neighbours: int | None, out: Path
+) -> None:
+    """Extrapolate the scores in the file `known` to the pool, and write them to `out`."""
+    from advcore.config.load import load
+    from advcore.gradients.extrapolation import NEIGHBOURS
+    from advcore.run.extrapolate import extrapolate
+
+    with processes.check_together():
+        config = load(file, overrides)
+        arguments.check_arrays_file(out)
+    count = NEIGHBOURS if neighbours is None else neighbours
+    with show_run():
+        scores, ledger = extrapolate(config, known, checkpoint, neighbours=count)
+    if processes.get_rank():
+        return
+    _save(f"{config.name}: scores of the pool", scores, ledger, out)
+
+
+def _save(title: str, scores: "Scores", ledger: "CostLedger", out: Path) -> Path:
+    """Write the scores, say what they are, and return their path."""
+    from advcore.selection.scores import Scores
+
+    path = scores.save(out)
+    output.print_facts(title, _list_facts(scores, ledger, Scores.load(path).sha256))
+    typer.echo(f"scores: {path}")
+    return path
+
+
+def _list_facts(scores: "Scores", ledger: "CostLedger", sha256: str) -> list[tuple[str, object]]:
+    import numpy as np
+
+    quantiles = [f"{value:.4g}" for value in np.quantile(scores.values.numpy(), (0.0, 0.5, 1.0))]
+    facts: list[tuple[str, object]] = [
+        ("score", scores.score),
         ("examples", len(scores.values)),
         ("epochs", scores.epochs),
         ("lowest, median, highest", ", ".join(quantiles)),
         ("passes", f"{ledger.sum_units():,}"),
         ("sha256", sha256),
     ]
+    if scores.neighbours:
+        facts.insert(2, ("neighbours", scores.neighbours))
+    return facts

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import cache, reduce
 from typing import get_args, get_origin
 
-from advcore import attacks, data, minibatch, models, objectives, solvers, tracking
+from advcore import attacks, data, minibatch, models, objectives, regularizers, solvers, tracking
 from advcore.config.schema import TABLES, ByName, RunConfig
 from advcore.errors import SURELY_ALIKE, simplify_name, suggest_nearest
 from advcore.evaluation import evaluate
@@ -24,6 +24,7 @@ ALIASES: dict[str, dict[str, str]] = {
     "optimizers": OPTIMIZER_ALIASES,
     "lr_schedules": LR_SCHEDULE_ALIASES,
     "attack_steps": ATTACK_STEP_ALIASES,
+    "regularizers": regularizers.ALIASES,
     "trackers": tracking.ALIASES,
     "evaluators": evaluate.ALIASES,
 }
@@ -39,6 +40,7 @@ PLACES = {
     "optimizers": "training.optimizer",
     "lr_schedules": "training.lr_schedule",
     "attack_steps": "training.attack_steps",
+    "regularizers": "training.regularizer",
     "trackers": "tracking.N",
 }
 _TABLE_AT = {place: table for table, place in PLACES.items()}
@@ -84,7 +86,7 @@ SETTING_ALIASES: dict[str, tuple[str, ...]] = {
     "interval": ("period",),
     "warmup": ("warm_start", "warm_up"),
     "kappa": ("warm_start",),
-    "lambda": ("beta", "ridge"),
+    "lambda": ("beta", "ridge", "weight"),
     "lam": ("ridge", "beta"),
     "scheduler": ("lr_schedule",),
     "schedule": ("lr_schedule",),

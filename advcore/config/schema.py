@@ -13,10 +13,12 @@ from advcore.adversary import describe_mismatch
 from advcore.attacks import ATTACKS
 from advcore.data import DATASETS
 from advcore.errors import LARGEST_SEED, SettingProblem, check, check_at_least, check_positive, must, require, unless
-from advcore.evaluation.evaluate import EVALUATED, attack_name
+from advcore.evaluation.evaluate import EVALUATED
+from advcore.evaluation.suites import find_unfit_problem
 from advcore.minibatch import RULES
 from advcore.models import MODELS
 from advcore.objectives import OBJECTIVES
+from advcore.regularizers import REGULARIZERS
 from advcore.selection.coreset import SelectionSettings
 from advcore.selection.schedule import MOST_EPOCHS, Schedule
 from advcore.settings import setting, settings
@@ -36,6 +38,7 @@ TABLES: dict[str, Mapping[str, type]] = {
     "optimizers": OPTIMIZERS,
     "lr_schedules": LR_SCHEDULES,
     "attack_steps": ATTACK_STEPS,
+    "regularizers": REGULARIZERS,
     "trackers": TRACKERS,
     "evaluators": {name: cls for name, cls in EVALUATED.items() if name not in ATTACKS},
 }
@@ -87,6 +90,7 @@ if TYPE_CHECKING:  # a type checker knows the choices by what all entries of a t
     from advcore.evaluation.autoattack import AutoAttack
     from advcore.models.base import ModelSettings as ModelChoice
     from advcore.objectives.base import Objective as ObjectiveChoice
+    from advcore.regularizers.base import Regularizer as RegularizerChoice
     from advcore.solvers.base import Solver as SolverChoice
     from advcore.tracking import Tracker as TrackerChoice
     from advcore.training.attack_steps import StepSchedule as AttackStepsChoice
@@ -106,6 +110,7 @@ else:
     OptimizerChoice = _choose_by_name(OPTIMIZERS)
     LrScheduleChoice = _choose_by_name(LR_SCHEDULES)
     AttackStepsChoice = _choose_by_name(ATTACK_STEPS)
+    RegularizerChoice = _choose_by_name(REGULARIZERS)
     TrackerChoice = _choose_by_name(TRACKERS)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of runs and suites, which are also names of files
 
@@ -162,6 +167,7 @@ class TrainingConfig(LoopSettings):
     optimizer: OptimizerChoice
     lr_schedule: LrScheduleChoice = OneCycle()
     attack_steps: AttackStepsChoice | None = None
+    regularizer: RegularizerChoice | None = None
 
     def _check_more(self) -> list[SettingProblem | None]:
         return [check_at_least("epochs", self.epochs, 1, most=MOST_EPOCHS)]
@@ -175,8 +181,8 @@ class EvaluationConfig:
     ----------
     attacks : attacks of the test set, or autoattack; each is evaluated separately, at `last` and at `best`.
     batch_size : examples attacked at once.
-    examples : how many test images are evaluated, chosen stratified by data.split_seed, so the same for all seeds; null
-        for all.
+    examples : how many test images are evaluated, chosen stratified by data.split_seed, so the same for all seeds of a
+        data split; null for all.
     checks : look for what makes the numbers untrustworthy; flags go into the record.
     """
 
@@ -189,23 +195,7 @@ class EvaluationConfig:
         require(
             check_at_least("batch_size", self.batch_size, 1),
             unless(self.examples is None, check_at_least("examples", self.examples, 1)),
-            *(
-                must(
-                    f"attacks.{i}.name",
-                    "an attack that stays in its ball",
-                    attack_name(attack),
-                    "this one is for training only (fast_lpa: set project: true)",
-                )
-                for i, attack in enumerate(self.attacks)
-                if getattr(attack, "training_only", False)
-            ),
-            *(
-                must(
-                    f"attacks.{i}.start", "uniform, gaussian or clean in an evaluation", getattr(attack, "start", None)
-                )
-                for i, attack in enumerate(self.attacks)
-                if getattr(attack, "remembers", False)
-            ),
+            *(find_unfit_problem(f"attacks.{i}", attack) for i, attack in enumerate(self.attacks)),
         )
 
 
@@ -258,7 +248,8 @@ class RunConfig:
     name : name of the run and of its folder; letters, digits, dot, dash, underscore.
     seed : seed of all random numbers.
     data, model, objective, attack, selection, training, evaluation, cost, checkpoint : see their own pages.
-    minibatch : which examples of a batch are attacked, or which images are learned from; null for all.
+    minibatch : which examples of a batch are attacked, which images are learned from, or which examples an epoch leaves
+        out; null for all.
     tracking : trackers that also receive the metrics of every epoch; they do not influence the run.
     device : auto (CUDA if there is one), cpu, cuda or cuda:N.
     """

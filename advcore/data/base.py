@@ -93,7 +93,7 @@ class DataSettings:
     Parameters
     ----------
     validation : share of the training set held out to choose `best`, in [0, 0.5]; stratified.
-    split_seed : of every split; not the run's seed, so that all seeds see the same parts.
+    split_seed : of every split; not the run's seed. In a suite each seed has its own, unless `vary_split` says no.
     train_size, test_size : use that many examples, stratified, of the training and of the test set; None for all.
     augment : "none", "crop" (after padding by an eighth of the height: 4 of 32 pixels), "flip", "crop_flip",
         "color_jitter" (brightness, contrast and saturation, each by up to 40 %), "rotation" (by up to 15 degrees),
@@ -154,11 +154,25 @@ class DataSettings:
         check_labels(train.labels, torch.arange(len(train.labels)), MOST_CLASSES)
         return int(train.labels.max()) + 1
 
-    def count_examples(self) -> tuple[int, int]:
-        """Count the training and validation examples of `load`, without decoding images where that can be avoided."""
+    def sketch(self) -> tuple[Data, int, int]:
+        """Return data of two training images, and the numbers of training and of validation examples of `load`.
+
+        All else that `load` decodes is left alone, where the files' format allows that.
+        """
         train, _ = self._read()
-        _, part, validation = self._divide(train, self.count_classes(train))
-        return len(part), len(validation)
+        num_classes = self.count_classes(train)
+        train, part, validation = self._divide(train, num_classes)
+        source = train.make_source(part[:2], torch.device("cpu"), self.workers)
+        data = Data(
+            train=source,
+            validation=None,
+            test=source,
+            part=part[:2],
+            whole=train.labels,
+            num_classes=num_classes,
+            augment=build_augmentation(self.augment or self.usual_augment, source.shape[0]),
+        )
+        return data, len(part), len(validation)
 
     def _divide(self, train: Split, num_classes: int) -> tuple[Split, Tensor, Tensor]:
         """Return the training set, with injected faults if there are any, and positions in it.

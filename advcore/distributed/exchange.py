@@ -31,6 +31,8 @@ Value = TypeVar("Value")
 
 LEAST = 2  # examples of a training batch that a process needs: BatchNorm cannot learn from one
 
+_HALF = 2**40
+
 
 def sum_numbers(numbers: Sequence[float]) -> list:
     """Sum each number over the processes; integers stay integers."""
@@ -242,8 +244,16 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 
 def merge_ledgers(ledger: CostLedger) -> None:
-    """Move the passes that all processes counted into the first one's ledger; seconds stay each process's own."""
+    """Move the passes and operations that all processes counted into the first one's ledger.
+
+    Seconds stay each process's own.
+    """
     names = [(phase, kind) for phase in PHASES for kind in ("forward", "backward")]
     totals = sum_numbers([ledger.passes[phase][kind] for phase, kind in names])
     for (phase, kind), count in zip(names, totals, strict=True):
         ledger.passes[phase][kind] = count if is_first() else 0
+    # In two parts, since the sum of a large run has more than 63 bits.
+    high = sum_numbers([ledger.flops[phase] // _HALF for phase in PHASES])
+    low = sum_numbers([ledger.flops[phase] % _HALF for phase in PHASES])
+    for i, phase in enumerate(PHASES):
+        ledger.flops[phase] = high[i] * _HALF + low[i] if is_first() else 0

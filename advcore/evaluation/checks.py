@@ -21,6 +21,7 @@ from advcore.evaluation.stretch import Stretch, measure_spread
 from advcore.objectives.base import compute_margin_loss
 from advcore.rng import preserve_random_state
 from advcore.runtime.counted import CountedModel
+from advcore.runtime.flops import PassCost
 from advcore.runtime.precision import measure_precision
 from advcore.runtime.states import copy_state, is_same
 from advcore.sweep import Sweep
@@ -180,7 +181,7 @@ def flag_underflow(model: nn.Module, x: Tensor, y: Tensor) -> list[Flag]:
     return [Flag("underflow", text)]
 
 
-def _count_nothing(kind: str, examples: int) -> None:
+def _count_nothing(kind: str, examples: int, cost: PassCost) -> None:
     pass
 
 

@@ -21,13 +21,14 @@ from advcore.settings import write_in_full
 
 
 def count_passes(ledger: CostLedger) -> Tensor:
-    """Return (2,) long: the forward and backward passes that the ledger has counted for evaluation."""
-    return torch.tensor(list(ledger.passes["evaluation"].values()))
+    """Return (3,) double: forward passes, backward passes and operations that the ledger has counted for evaluation."""
+    counts = [*ledger.passes["evaluation"].values(), ledger.flops["evaluation"]]
+    return torch.tensor(counts, dtype=torch.float64)
 
 
 # What the evaluation of B examples gives, in this order.
 #
-# passes : (2,) long, forward and backward passes that it took.
+# passes : (3,) double, forward and backward passes, and operations, that it took.
 # verdicts : (B,) bool for each key: which examples are right at the clean image ("clean") and under each attack (its
 # position: "0", "1", ...).
 # examples : x_adv (B, C, H, W) for each attack by its position; empty where nobody asked for them.
@@ -57,7 +58,7 @@ class SavedVerdicts:
     def __init__(self, path: Path | None, keys: Sequence[str], identity: Callable[[], str]) -> None:
         self._path = path if distributed.is_first() else None
         self.verdicts = {key: torch.zeros(0, dtype=torch.bool) for key in keys}
-        self.passes = torch.zeros(2, dtype=torch.long)
+        self.passes = torch.zeros(3, dtype=torch.float64)
         self.faults = [""] * sum(key.isdigit() for key in keys)
         with distributed.fail_together():
             if self._path is not None:
@@ -68,6 +69,13 @@ class SavedVerdicts:
 
     def __len__(self) -> int:
         return len(self.verdicts["clean"])
+
+    def book_passes(self, ledger: CostLedger) -> None:
+        """Add the passes and operations that the verdicts so far took to a ledger."""
+        forward, backward, flops = map(int, self.passes.tolist())
+        ledger.passes["evaluation"]["forward"] += forward
+        ledger.passes["evaluation"]["backward"] += backward
+        ledger.flops["evaluation"] += flops
 
     def share(self) -> None:
         """Give all processes the verdicts of the first one, which is the one that reads and collects them."""
@@ -99,10 +107,11 @@ class SavedVerdicts:
             )
         keys = self.verdicts.keys()
         shapes = {arrays[key].shape for key in keys if key in arrays and arrays[key].dtype == bool}
-        if not {*keys, "spent"} <= arrays.keys() or len(shapes) != 1 or arrays["spent"].shape != self.passes.shape:
+        if not {*keys, "spent"} <= arrays.keys() or len(shapes) != 1 or arrays["spent"].shape not in ((2,), (3,)):
             raise CheckpointError(f"{path} is damaged: it does not hold the verdicts that its name tells of")
         self.verdicts = {key: torch.from_numpy(arrays[key]) for key in keys}
-        self.passes = torch.from_numpy(arrays["spent"])
+        spent = torch.from_numpy(arrays["spent"])
+        self.passes[: len(spent)] = spent  # older files do not count operations
         self.faults = arrays.get("faults", np.array(self.faults, dtype=str)).tolist()  # older files have none
 
 
@@ -120,7 +129,8 @@ def hash_evaluation(
 
     Of images that are not in memory, it reads 16 of those that are evaluated.
     """
-    facts = f"({hash_content(source)!r}, {write_in_full(list(attacks))}, {settings!r})"
+    described = write_in_full(list(attacks)).replace(", examples=None", "")  # as before there was such a setting
+    facts = f"({hash_content(source)!r}, {described}, {settings!r})"
     digest = hashlib.sha256(facts.encode())
     external = [getattr(attack, "external", None) for attack in attacks]
     for network in (model, *(network for network in external if network is not None)):

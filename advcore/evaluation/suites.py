@@ -5,10 +5,24 @@ from collections.abc import Callable, Sequence
 from advcore.attacks import LPA, PPGD, JPEGLinf, ReColorAdv, StAdv
 from advcore.attacks.base import Attack
 from advcore.attacks.geometry import LP
-from advcore.errors import ConfigError, must
+from advcore.errors import ConfigError, SettingProblem, must
 from advcore.evaluation.autoattack import AutoAttack
+from advcore.evaluation.evaluate import attack_name
 
 Attacks = Sequence[Attack | AutoAttack]
+
+
+def find_unfit_problem(path: str, attack: Attack | AutoAttack) -> SettingProblem | None:
+    """Return why an attack, whose setting is at `path`, cannot evaluate a model; None if it can."""
+    if getattr(attack, "training_only", False):
+        way_out = "this one is for training only (fast_lpa: set project: true)"
+        return must(f"{path}.name", "an attack that stays in its ball", attack_name(attack), way_out)
+    if not getattr(attack, "remembers", False):
+        return None
+    if hasattr(attack, "start"):
+        return must(f"{path}.start", "uniform, gaussian or clean in an evaluation", attack.start)
+    way_out = "this one is for training only"
+    return must(f"{path}.name", "an attack that starts anew", attack_name(attack), way_out)
 
 
 def build_autoattack(attacks: Attacks) -> Attacks:

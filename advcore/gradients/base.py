@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from advcore.adversary import count_passes
+from advcore.adversary import plan_attack
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
 from advcore.data.source import Source
@@ -19,6 +19,7 @@ from advcore.rng import Stream
 from advcore.rows import DenseRows, Rows
 from advcore.settings import settings
 from advcore.types import Event
+from advcore.work import Work
 
 
 @settings
@@ -106,21 +107,23 @@ class Gradient:
 
     about : what it is, in one line.
     measure : (model, source, settings) to the rows.
-    units : (objective, attack) to the forward and backward passes per example that one measurement takes.
+    plan : (objective, attack) to the passes per example that one measurement takes.
     collect : what makes an object that collects scores over the epochs of a training run; None: rows are measured anew
         at every selection.
     is_attacked : whether it looks at attacked images, and so takes an objective that is attacked.
     is_scalar : whether a row is one number, which takes next to no memory.
     reads_head : whether it is measured at the model's head, which a run then looks for before it starts.
+    objective : whose loss it is measured by, and attacked; None: the run's.
     """
 
     about: str
     measure: Callable[[nn.Module, Source, MeasurementSettings], Measurement] = field(repr=False)
-    units: Callable[[Objective, Attack | None], int] = field(repr=False)
+    plan: Callable[[Objective, Attack | None], Work] = field(repr=False)
     collect: Callable[[], Collector] | None = field(default=None, repr=False)
     is_attacked: bool = False
     is_scalar: bool = True
     reads_head: bool = False
+    objective: Objective | None = field(default=None, repr=False)
 
     @property
     def is_collected(self) -> bool:
@@ -133,7 +136,7 @@ def define_clean_and_attacked(
     about: str,
     *,
     measure: Callable[..., Measurement],
-    score_passes: int,
+    score_passes: int | Work,
     collect: Callable[[], Collector] | None = None,
     reads_head: bool = False,
 ) -> dict[str, Gradient]:
@@ -141,13 +144,14 @@ def define_clean_and_attacked(
 
     about, collect, reads_head : as in `Gradient`, of the score. measure : so too; it is also given `attacked`, False or
         True.
-    score_passes : forward and backward passes per example that the score itself takes.
+    score_passes : passes per example that the score itself takes, by kind; a number counts forward passes.
     """
+    score_work = Work(forward=score_passes) if isinstance(score_passes, int) else score_passes
     return {
         f"{prefix}{name}": Gradient(
             about=f"{about}; {images}",
             measure=partial(measure, attacked=attacked),
-            units=partial(_count_units, score_passes, attacked=attacked),
+            plan=partial(_plan_score, score_work, attacked=attacked),
             collect=collect,
             is_attacked=attacked,
             reads_head=reads_head,
@@ -156,8 +160,10 @@ def define_clean_and_attacked(
     }
 
 
-def _count_units(score_passes: int, objective: Objective, attack: Attack | None, *, attacked: bool) -> int:
-    return score_passes + count_passes(objective, attack) if attacked else score_passes
+def _plan_score(score_work: Work, objective: Objective, attack: Attack | None, *, attacked: bool) -> Work:
+    if not attacked:
+        return score_work
+    return score_work + plan_attack(objective, attack)
 
 
 @dataclass(eq=False)

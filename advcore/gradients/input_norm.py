@@ -14,6 +14,7 @@ from advcore.objectives.standard import Standard
 from advcore.runtime.borrow import record_gradients
 from advcore.runtime.counted import CountedModel
 from advcore.runtime.watch import GradientWatch
+from advcore.work import Work
 
 
 @accept_arguments
@@ -52,6 +53,6 @@ INPUT_NORMS = define_clean_and_attacked(
     "input_norm",
     "norm of the input gradient, averaged over epochs (AIGN)",
     measure=input_norms,
-    score_passes=2,
+    score_passes=Work(forward=1, to_images=1),
     collect=AveragedScores,
 )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advcore import distributed
-from advcore.adversary import count_passes, perturb
+from advcore.adversary import perturb, plan_attack
 from advcore.attacks.base import Attack
 from advcore.data.checks import LabelCheck, check_fits, make_label_check, refuse_changes
 from advcore.data.contract import Source, read_first_images
@@ -27,6 +27,7 @@ from advcore.runtime.borrow import borrow, record_gradients
 from advcore.runtime.counted import CountedModel
 from advcore.runtime.watch import GradientWatch
 from advcore.sweep import Sweep, start_sweep
+from advcore.work import Work
 
 
 def residuals(objective: Objective, y: Tensor, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -174,15 +175,16 @@ def _append(store: FactorStore, factors: Factors) -> None:
         store.append(name, residual, features)
 
 
-def _count_units(objective: Objective, attack: Attack | None) -> int:
+def plan_rows(objective: Objective, attack: Attack | None) -> Work:
     """Count the attack's passes and one forward pass for each of the objective's; the clean one serves both."""
-    return count_passes(objective, attack, clean_known="clean" in objective.passes) + len(objective.passes)
+    work = plan_attack(objective, attack, clean_known="clean" in objective.passes)
+    return work + Work(forward=len(objective.passes))
 
 
 LAST_LAYER = Gradient(
     about="gradient of the loss with respect to the last layer, as factors",
     measure=last_layer_rows,
-    units=_count_units,
+    plan=plan_rows,
     is_scalar=False,
     reads_head=True,
 )

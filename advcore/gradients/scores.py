@@ -152,7 +152,7 @@ def centre_distances(
 
     Reference: Xia et al. 2023 (Moderate coreset), section 3. Cost as of `score_examples`.
     """
-    measured = score_examples(_features, model, source, settings, attacked=attacked)
+    measured = score_examples(get_features, model, source, settings, attacked=attacked)
     rows, labels = measured.get_rows_and_labels()
     features = rows.dense()[:, 0]
     counts = torch.bincount(labels).clamp_min(1)[:, None]
@@ -161,7 +161,8 @@ def centre_distances(
     return replace(measured, rows=DenseRows(matrix=distances))
 
 
-def _features(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
+def get_features(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
+    """Return what went into the last layer, (B, D) float64 on the CPU, for measures that compare examples."""
     return rows.features[0].double().cpu()
 
 

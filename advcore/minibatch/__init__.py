@@ -1,6 +1,9 @@
-"""Which examples of a batch are attacked, and which images are learned from."""
+"""Which examples of a batch or an epoch are attacked, and which images are learned from."""
 
+from advcore.minibatch.bullettrain import BulletTrain
+from advcore.minibatch.free import Free
 from advcore.minibatch.gradient_matching import GradientMatching, ResidualNorm
+from advcore.minibatch.infobatch import InfoBatch
 from advcore.minibatch.loss_ranked import LossRanked
 from advcore.minibatch.margin import Margin
 from advcore.minibatch.uniform import RandomMix, RandomSubset
@@ -12,6 +15,9 @@ RULES = {
     "random": RandomSubset,
     "loss_ranked": LossRanked,
     "random_mix": RandomMix,
+    "free": Free,
+    "bullettrain": BulletTrain,
+    "infobatch": InfoBatch,
 }
 # What the field calls them, to their names here (`errors.suggest_nearest`).
 ALIASES = {
@@ -23,4 +29,9 @@ ALIASES = {
     "topk": "loss_ranked",
     "ohem": "loss_ranked",
     "mix": "random_mix",
+    "freeat": "free",
+    "replay": "free",
+    "bullet": "bullettrain",
+    "dynamicpruning": "infobatch",
+    "prune": "infobatch",
 }

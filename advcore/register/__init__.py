@@ -20,10 +20,13 @@ from advcore.evaluation.evaluate import EVALUATED
 from advcore.kinds import find_type_problem
 from advcore.minibatch import RULES
 from advcore.minibatch.base import AttackSubset, UpdateSubset
+from advcore.minibatch.epoch_subset import EpochSubset
 from advcore.models import MODELS
 from advcore.models.base import ModelSettings
 from advcore.objectives import OBJECTIVES
 from advcore.register.networks import describe_network
+from advcore.regularizers import REGULARIZERS
+from advcore.regularizers.base import Regularizer
 from advcore.solvers import SOLVERS
 from advcore.tracking import TRACKERS, Tracker
 from advcore.training import LR_SCHEDULES, OPTIMIZERS
@@ -73,8 +76,8 @@ def solver(name: str) -> Decorator:
 
 
 def rule(name: str) -> Decorator:
-    """Return a decorator that registers a minibatch rule, an `AttackSubset` or `UpdateSubset`."""
-    return _make_decorator("rule", name, (RULES,), bases=(AttackSubset, UpdateSubset))
+    """Return a decorator that registers a minibatch rule, an `AttackSubset`, `UpdateSubset` or `EpochSubset`."""
+    return _make_decorator("rule", name, (RULES,), bases=(AttackSubset, UpdateSubset, EpochSubset))
 
 
 def dataset(name: str) -> Decorator:
@@ -90,6 +93,11 @@ def optimizer(name: str) -> Decorator:
 def lr_schedule(name: str) -> Decorator:
     """Return a decorator that registers a schedule of the learning rate."""
     return _make_decorator("lr_schedule", name, (LR_SCHEDULES,), needs=("factor",))
+
+
+def regularizer(name: str) -> Decorator:
+    """Return a decorator that registers a penalty, a subclass of `advcore.regularizers.base.Regularizer`."""
+    return _make_decorator("regularizer", name, (REGULARIZERS,), bases=(Regularizer,))
 
 
 def tracker(name: str) -> Decorator:

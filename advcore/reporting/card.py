@@ -6,6 +6,7 @@ from pathlib import Path
 
 from advcore.errors import format_count
 from advcore.pixels import format_exactly, format_pixels
+from advcore.reporting.costs import list_units
 from advcore.reporting.record import JsonObject, RunRecord
 from advcore.reporting.tables import (
     describe_reference,
@@ -208,7 +209,10 @@ def _describe_training(record: RunRecord) -> str:
         pool
         and f"{100 * pool['share']:g} % of each batch from a pool of {record.data['pool']:,} images, "
         f"`{Path(pool['path']).name}`",
-        f"relative cost: {record.relative_cost:.3f} of full training ({reference or 'unknown reference'})",
+        *(
+            f"{unit.title}: {unit.compare(record):.3f} of full training ({reference or 'unknown reference'})"
+            for unit in list_units(record)
+        ),
         selection
         and f"coresets: {_format_method(selection['solver'])}, partition `{selection['partition']}`, "
         f"budget {selection['budget']}",

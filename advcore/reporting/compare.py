@@ -10,6 +10,7 @@ from advcore.errors import format_value
 from advcore.pixels import format_pixels
 from advcore.reporting import front, lenient, tables
 from advcore.reporting.collapse import drop_collapsed, has_collapsed
+from advcore.reporting.costs import PASSES, Unit, choose_unit, sum_training_seconds
 from advcore.reporting.record import ELSEWHERE, JsonObject, RunRecord, is_among
 from advcore.reporting.settings_parts import flatten
 
@@ -206,7 +207,9 @@ def _read_compared(record: RunRecord) -> tuple[object, ...]:
         has_collapsed(record),
         _describe_evaluation(record),
         front.classify_run(record.config),
-        record.relative_cost,
+        PASSES.compare(record),
+        choose_unit([record]).compare(record),
+        sum_training_seconds(record),
         robust_accuracy(record),
     )
 
@@ -249,15 +252,17 @@ def robust_accuracy(record: RunRecord, which: str = "last") -> float:
 
 def summarize_methods(groups: tables.Groups, which: str = "last") -> list[front.Method]:
     """Return costs and robust accuracies of each method, the cheapest method first."""
-    return sorted((_summarize_method(name, records, which) for name, records in groups.items()), key=attrgetter("rank"))
+    unit = choose_unit(tables.list_records(groups))
+    methods = (_summarize_method(name, records, which, unit) for name, records in groups.items())
+    return sorted(methods, key=attrgetter("rank"))
 
 
-def _summarize_method(name: str, records: Sequence[RunRecord], which: str) -> front.Method:
+def _summarize_method(name: str, records: Sequence[RunRecord], which: str, unit: Unit) -> front.Method:
     sound = drop_collapsed(records, which)
     return front.Method(
         name,
         kind=front.classify_run(records[0].config),
-        costs=[record.relative_cost for record in records],
+        costs=list(map(unit.compare, records)),
         robust=[robust_accuracy(record, which) for record in sound or records],
         collapsed=len(records) - len(sound),
     )

@@ -46,19 +46,20 @@ class RunRecord:
     reference : full training, to which costs are relative.
     schema : the version of these names.
     finished : whether the final evaluation is done.
-    relative_cost : passes, over those of the reference.
+    relative_cost : floating-point operations, over those of the reference; passes over its passes where the reference
+        has no `flops`: of a run of an older version, or one whose operations cannot be counted.
     seconds : that the run took.
     peak_memory : in bytes.
     best_epoch : counted from 0; None without validation examples.
-    ledger : {phase: {forward, backward, seconds}}.
+    ledger : {phase: {forward, backward, seconds, flops}}.
     epochs, selections : one object per epoch and per selection.
     events : what fell back or went wrong: {epoch, kind, event}, the event as text; older records have no kind.
     final : {last, best: {clean, attacks, flags}}, the evaluation of both checkpoints on the test set.
     data : how many examples there are, how many of each class in training, a hash of them, and what was
         left out or read differently than the files say.
     inputs : the files that the run read, by setting, with their sha256.
-    pretraining : {run, passes} of the run whose weights it began with, or whose scores it selects by, where that is
-        known: the name, and the passes of all phases but evaluation, its own pretraining included.
+    pretraining : {run, passes, flops} of the run whose weights it began with, or whose scores it selects by, where
+        that is known: the name, and the cost of all phases but evaluation, its own pretraining included.
     plugins : the plug-ins that were loaded: {path, sha256, names}.
     resumes : the epochs where the run was continued, the settings that had changed, and the damaged states.
     """

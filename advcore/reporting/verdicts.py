@@ -6,6 +6,7 @@ from statistics import fmean
 from advcore.errors import format_count
 from advcore.reporting import compare, front, tables
 from advcore.reporting.collapse import drop_collapsed
+from advcore.reporting.costs import choose_unit
 from advcore.reporting.record import RunRecord
 from advcore.reporting.statistics import Comparison, Difference, compare_all
 
@@ -58,18 +59,15 @@ def list_pairs(groups: tables.Groups, reference: str) -> list[Pair]:
 
 def _find_random(groups: tables.Groups, name: str) -> list[str]:
     """Return the methods of random subsets of about the cost of a method, the most similar first."""
-    cost = _average_cost(groups[name])
+    unit = choose_unit(tables.list_records(groups))
+    cost = fmean(map(unit.compare, groups[name]))
     attack = groups[name][0].config.get("attack")
     ranks = {}
     for other, records in groups.items():
-        gap = abs(_average_cost(records) - cost)
+        gap = abs(fmean(map(unit.compare, records)) - cost)
         if front.classify_run(records[0].config) == "random subset" and gap <= _SAME_COST * cost:
             ranks[other] = (records[0].config.get("attack") != attack, gap)
     return sorted(ranks, key=ranks.__getitem__)
-
-
-def _average_cost(records: Sequence[RunRecord]) -> float:
-    return fmean(record.relative_cost for record in records)
 
 
 def tabulate(groups: tables.Groups, reference: str) -> tuple[list[tables.Row], str]:
@@ -103,8 +101,18 @@ def explain_test(tested: Collection[Comparison]) -> str:
 
 def describe_varied(groups: tables.Groups) -> str:
     """Say what the runs of a method differ in: their seeds, and their data splits if there are several."""
-    seeds, splits = (sorted(set(values)) for values in zip(*map(_read_seeds, tables.list_records(groups)), strict=True))
-    text = f"Seeds {', '.join(map(str, seeds))}"
-    if len(splits) > 1:
-        return f"{text}; data splits {', '.join(map(str, splits))}."
-    return f"{text}, all on data split {splits[0]}: what another split would change is not in these intervals."
+    pairs = {_read_seeds(record) for record in tables.list_records(groups)}
+    seeds, splits = (sorted(set(values)) for values in zip(*pairs, strict=True))
+    text = f"{'Seed' if len(seeds) == 1 else 'Seeds'} {format_numbers(seeds)}"
+    if len(splits) == 1:
+        return f"{text}, all on data split {splits[0]}: what another split would change is not in these intervals."
+    if len(pairs) == len(seeds) == len(splits):
+        return f"{text}, each with a data split of its own."
+    return f"{text}; data splits {format_numbers(splits)}."
+
+
+def format_numbers(numbers: Sequence[int]) -> str:
+    """Write ascending whole numbers; three and more without a gap as "0-2"."""
+    if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f"{numbers[0]}-{numbers[-1]}"
+    return ", ".join(map(str, numbers))

@@ -16,6 +16,7 @@ from advcore.data.base import Data
 from advcore.data.contract import cut_into_chunks
 from advcore.errors import ConfigError, UserError, as_problem, check, must, require
 from advcore.evaluation.autoattack import AutoAttack
+from advcore.evaluation.shared import find_limit_problems
 from advcore.minibatch import RULES
 from advcore.models.base import Normalize, add_normalization, measure_channels
 from advcore.models.head import find_head
@@ -29,7 +30,7 @@ from advcore.selection.coreset import AdversarialCoreset, SelectionSettings
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.solvers.base import find_scores_file
-from advcore.training import attack_steps, loop_settings, minibatch, mixing
+from advcore.training import attack_steps, loop_settings, minibatch, mixing, penalties
 from advcore.training.trainer import LoopSettings, Trainer
 from advcore.types import digest_labels, find_name
 
@@ -130,12 +131,13 @@ def build_trainer(config: RunConfig) -> Trainer:
     solver = getattr(selector, "solver", None)
     epochs = len(schedule.plan())
     rule = config.minibatch
-    require(minibatch.find_rule_problem(rule, config.objective, epochs, training))
+    require(minibatch.find_rule_problem(rule, config.objective, config.attack, epochs, training))
     with prefix_problems("training."):
         require(
             attack_steps.find_steps_problem(training.attack_steps, config.attack),
             loop_settings.find_memory_problem(training.memory, config.attack),
             mixing.find_mixing_problem(training.cutmix, config.objective, config.attack, solver),
+            penalties.find_regularizer_problem(training, config.objective, config.attack),
             training.find_length_problem(epochs),
         )
     with prefix_problems("selection."):
@@ -182,6 +184,8 @@ def load_data(config: RunConfig, trainer: Trainer, device: torch.device) -> Data
     examples = config.evaluation.examples
     if examples is not None and examples > len(data.test):
         require(must("evaluation.examples", f"at most {len(data.test)}, as many test images there are", examples))
+    problems = find_limit_problems(config.evaluation.attacks, examples or len(data.test))
+    require(*(problem.inside("evaluation.") for problem in problems if problem))
     return data
 
 
@@ -276,8 +280,8 @@ def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, ob
         scores = Scores.load(Path(path))
         rows = scores.rows(path, reads, data.part, len(data.whole), compute_fingerprint(data))
     facts = {name: getattr(scores, name) for name in ("score", "epochs", "model", "objective", "seed", "sha256")}
-    if scores.passes:  # which older files do not tell
-        facts["passes"] = scores.passes
+    costs = {"passes": scores.passes, "flops": scores.flops}
+    facts |= {name: cost for name, cost in costs.items() if cost}  # older files do not tell
     return rows, {"selection.solver.scores": {"path": path, **facts}}
 
 

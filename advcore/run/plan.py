@@ -19,14 +19,11 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers.uniform import Random
 from advcore.training.budget import Offer, find_budget_at_cost, list_offers
 from advcore.training.loop_settings import count_ramp_steps, count_steps
-from advcore.training.plan import (
-    PlannedUnits,
-    Reference,
-    count_planned_parts,
-    count_selection_units,
-    plan_reference,
-)
+from advcore.training.minibatch import is_bound
+from advcore.training.plan import PlannedWork, Reference, plan_parts, plan_reference, plan_selection
+from advcore.training.prices import Prices, find_prices
 from advcore.training.trainer import Trainer
+from advcore.work import Work
 
 _OTHER_SHARE = 1.25  # by how much a ramp's share of a run is larger or smaller than of full training, to be mentioned
 _NEAR = 0.95  # of a wanted cost; the plan mentions a cost that is below it
@@ -36,11 +33,13 @@ _NEAR = 0.95  # of a wanted cost; the plan mentions a cost that is below it
 class Plan:
     """What a run will do, what it will cost, and what it will hold in memory.
 
-    text : the plan in one line. relative_cost : its units over those of the reference. memory : sizes of the largest
-    things held, by name. notes : explanations of what may surprise in the plan, by what they are about.
+    text : the plan in one line. work : its passes. relative_cost : its operations over those of the reference, or its
+    passes where operations are not counted. memory : sizes of the largest things held, by name. notes : explanations of
+    what may surprise in the plan, by what they are about.
     """
 
     text: str
+    work: Work
     relative_cost: float
     reference: Reference
     memory: dict[str, str] = field(repr=False)
@@ -61,31 +60,44 @@ def make_plan(
     that the run begins from; None for random ones.
     """
     n = len(data.train)
-    compared = find_reference(config, n)
-    planned = count_planned_parts(trainer, n, build.count_held_out(data))
-    cost = planned.total / compared.units
-    method = ", ".join(part.describe() for part in (trainer.schedule, config.minibatch) if part)
-    text = f"{method}: {cost:.2f} of full training"
-    if planned.total > compared.units:
-        text += "; full training is cheaper"
-    if wanted is not None and cost < _NEAR * wanted:
-        text += f", of {wanted:g} wanted: the next larger budget takes a whole epoch more, and too much"
+    prices = find_prices(trainer, model, data.train)
+    compared = find_reference(config, n, prices)
+    planned = plan_parts(trainer, n, build.count_held_out(data))
+    cost = compared.relate(planned.total)
     estimate = _estimate_selection(trainer, data, model)
     notes = {
         "weights": beginning and beginning.describe(config),
         "pool": _explain_pool(trainer, data),
         "epochs": explain_epochs(trainer.schedule),
         "cost": explain_cost(trainer, planned, compared, n),
+        "operations": prices.problem and f"cost counts passes alone: {prices.problem}",
         "time": _explain_time(trainer, estimate, data.train.device),
         "ramps": explain_ramps(trainer, n, compared.epochs),
     }
     return Plan(
-        text=text,
+        text=_summarise(config, trainer, cost, wanted),
+        work=planned.total,
         relative_cost=cost,
         reference=compared,
         memory=_estimate_memory(trainer, data, model, estimate),
         notes={subject: note for subject, note in notes.items() if note},
     )
+
+
+def _summarise(config: RunConfig, trainer: Trainer, cost: float, wanted: float | None) -> str:
+    """Return the plan in one line."""
+    method = ", ".join(part.describe() for part in (trainer.schedule, config.minibatch) if part)
+    text = f"{method}: {cost:.2f} of full training"
+    if cost > 1:
+        text += f"; full training {_choose_verb(trainer)} cheaper"
+    if wanted is not None and cost < _NEAR * wanted:
+        text += f", of {wanted:g} wanted: the next larger budget takes a whole epoch more, and too much"
+    return text
+
+
+def _choose_verb(trainer: Trainer) -> str:
+    """Return with what certainty a plan above full training's cost says so: the cost of some rules is a bound."""
+    return "may be" if is_bound(trainer.minibatch) else "is"
 
 
 def _explain_pool(trainer: Trainer, data: Data) -> str | None:
@@ -151,19 +163,20 @@ def _format_megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def settle_budget(config: RunConfig, trainer: Trainer, n: int, held_out: int) -> RunConfig:
+def settle_budget(config: RunConfig, trainer: Trainer, n: int, held_out: int, prices: Prices | None) -> RunConfig:
     """Return the config with the budget that `selection.cost` pays for, in place of that cost, if it has one.
 
-    n, held_out : how many training and validation examples there are. Raises ConfigError where no budget has the cost.
+    n, held_out : how many training and validation examples there are. prices : what passes cost; None compares passes.
+    Raises ConfigError where no budget has the cost.
     """
     selection = config.selection
     if selection is None or selection.cost is None:
         return config
-    budget = find_budget_at_cost(trainer, n, held_out, selection.cost, reference_units=find_reference(config, n).units)
+    budget = find_budget_at_cost(trainer, n, held_out, selection.cost, find_reference(config, n, prices))
     return replace(config, selection=replace(selection, budget=budget, cost=None))
 
 
-def find_offers(config: RunConfig, data: Data, cost: float) -> list[Offer]:
+def find_offers(config: RunConfig, data: Data, cost: float, prices: Prices | None) -> list[Offer]:
     """Return runs near a wanted cost (`training.budget.list_offers`) that start from these settings.
 
     Where the config selects nothing, they train on random subsets. Raises ConfigError beside a pool.
@@ -173,18 +186,22 @@ def find_offers(config: RunConfig, data: Data, cost: float) -> list[Offer]:
     if config.selection is None:
         config = replace(config, selection=SelectionConfig(solver=Random()))
     n = len(data.train)
-    units = find_reference(config, n).units
-    return list_offers(build.build_trainer(config), n, build.count_held_out(data), cost, reference_units=units)
+    reference = find_reference(config, n, prices)
+    return list_offers(build.build_trainer(config), n, build.count_held_out(data), cost, reference)
 
 
-def find_reference(config: RunConfig, n: int) -> Reference:
-    """Return the run that costs are relative to; `n` is the number of training examples."""
+def find_reference(config: RunConfig, n: int, prices: Prices | None) -> Reference:
+    """Return the run that costs are relative to.
+
+    n : training examples. prices : what passes cost; None compares passes.
+    """
     return plan_reference(
         config.objective,
         config.attack,
         n,
         epochs=config.cost.reference_epochs or config.training.epochs,
         steps=config.cost.reference_steps,
+        prices=prices,
     )
 
 
@@ -223,35 +240,37 @@ def explain_ramps(trainer: Trainer, n: int, epochs: int) -> str | None:
     return "; ".join(lines) or None
 
 
-def explain_cost(trainer: Trainer, planned: PlannedUnits, reference: Reference, n: int) -> str | None:
+def explain_cost(trainer: Trainer, planned: PlannedWork, reference: Reference, n: int) -> str | None:
     """Say why a run costs more than full training, and what would make it cheaper; None for a run that costs less.
 
     n : training examples, all of which each selection looks at.
     """
-    if planned.total <= reference.units:
+    total = reference.relate(planned.total)
+    if total <= 1:
         return None
     reasons = []
     ways = []
     selector = trainer.selector
-    if selector is not None and planned.selection:
+    if selector is not None and planned.selection.units:
         count = sum(epoch.action == "select" for epoch in trainer.schedule.plan())
-        passes = f"{count_selection_units(selector)} passes for each of {n:,} training examples"
-        share = planned.selection / reference.units
+        passes = f"{plan_selection(selector).units} passes for each of {n:,} training examples"
+        share = reference.relate(planned.selection)
         reasons.append(f"{share:.2f} into {format_count(count, 'selection')} ({passes})")
         if count > 1:
             ways.append("a longer selection.period")
         if getattr(selector.attack, "steps", 1) > 1:
             ways.append("fewer steps in selection.attack")
         ways.append("more training.epochs with as many selections")
-    if planned.scores:
-        reasons.append(f"{planned.scores / reference.units:.2f} into scores over epochs")
+    if planned.scores.units:
+        reasons.append(f"{reference.relate(planned.scores):.2f} into scores over epochs")
         ways += ["fewer selection.probe_epochs", "scores from a file (advcore score)"]
-    if planned.training > reference.units or not reasons:
-        reasons.append(f"{planned.training / reference.units:.2f} into training steps")
+    training = reference.relate(planned.training)
+    if training > 1 or not reasons:
+        reasons.append(f"{training:.2f} into training steps")
         ways += ["fewer training.epochs", "fewer attack.steps"]
         if trainer.minibatch:
             ways.append("no minibatch rule")
     return (
-        f"full training is cheaper: of this run's {planned.total / reference.units:.2f} go {' and '.join(reasons)}; "
+        f"full training {_choose_verb(trainer)} cheaper: of this run's {total:.2f} go {' and '.join(reasons)}; "
         f"{', '.join(ways[:-1])} or {ways[-1]} would cost less"
     )

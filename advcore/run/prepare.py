@@ -26,6 +26,7 @@ from advcore.rows import Rows
 from advcore.run import build, weights
 from advcore.run.plan import Plan, make_plan, settle_budget
 from advcore.run.pretrained import Beginning, load_beginning
+from advcore.training.prices import find_prices
 from advcore.training.progress import Listener, ignore
 from advcore.training.trainer import Trainer
 from advcore.types import is_ours
@@ -83,12 +84,12 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> 
         for tracker in config.tracking:
             tracker.load()
     data = build.load_data(config, trainer, device)
-    wanted = getattr(config.selection, "cost", None)
-    with build.prefix_problems("selection."):
-        completed = settle_budget(config, trainer, len(data.train), build.count_held_out(data))
-    model = build.build_model(completed, data, device)
+    model = build.build_model(config, data, device)
     beginning = load_beginning(model, config, data) if initial else None
-    completed = _load_networks(completed, data, device)
+    completed = load_networks(config, data, device)
+    wanted = getattr(config.selection, "cost", None)
+    if wanted is not None:
+        completed = _settle_budget(completed, data, model)
     if completed is not config:
         trainer = build.build_trainer(completed)
     for path, attack in build.list_attacks(completed).items():
@@ -109,17 +110,32 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> 
     return Prepared(completed, data, model, trainer, plan=plan, scores=rows, inputs=inputs, pretraining=pretraining)
 
 
+def _settle_budget(config: RunConfig, data: Data, model: nn.Module) -> RunConfig:
+    """Return the config with the budget that `selection.cost` pays for."""
+    trainer = build.build_trainer(config)
+    prices = find_prices(trainer, model, data.train)
+    with build.prefix_problems("selection."):
+        return settle_budget(config, trainer, len(data.train), build.count_held_out(data), prices)
+
+
 def _describe_pretraining(beginning: Beginning | None, inputs: dict) -> dict[str, object]:
-    """Return {run, passes} of the runs that wrote weights and scores among the inputs, where these are known."""
-    runs: dict[str, int] = {}
+    """Return {run, passes, flops} of the runs that wrote weights and scores among the inputs, where these are known.
+
+    flops is left out where some operations were not counted.
+    """
+    runs: dict[str, dict[str, int]] = {}
     if beginning is not None:
         runs |= weights.find_pretraining(beginning.path)
     scores = inputs.get("selection.solver.scores", {})
     if "passes" in scores:
-        runs[scores["path"]] = scores["passes"]
+        runs[scores["path"]] = scores
     if not runs:
         return {}
-    return {"run": ", ".join(runs), "passes": sum(runs.values())}
+    facts: dict[str, object] = {"run": ", ".join(runs)}
+    for unit in ("passes", "flops"):
+        if all(unit in spent for spent in runs.values()):
+            facts[unit] = sum(spent[unit] for spent in runs.values())
+    return facts
 
 
 def _try_plugins(config: RunConfig, data: Data, model: nn.Module) -> None:
@@ -144,7 +160,7 @@ def _try_plugins(config: RunConfig, data: Data, model: nn.Module) -> None:
                 attack_images(model, x, y, attack, objective=objective, seed=stream)
 
 
-def _load_networks(config: RunConfig, data: Data, device: torch.device) -> RunConfig:
+def load_networks(config: RunConfig, data: Data, device: torch.device) -> RunConfig:
     """Return the config in which each attack that names a run's folder measures distances in that run's best model.
 
     That is the config itself where no attack does.

@@ -10,6 +10,7 @@ import torch
 
 from advcore import distributed
 from advcore.config.load import Change, from_dict, list_changes, resolve
+from advcore.cost import CostLedger
 from advcore.data.pool import Pooled
 from advcore.data.source import hash_content, hash_sample
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, SettingProblem, check, require
@@ -57,10 +58,18 @@ class Journal:
         self.record.selections = [select.summarise(coreset) for coreset in trained.coresets]
         self.record.events = trained.events
         self.record.ledger = trained.ledger.summarise()
-        self.record.relative_cost = trained.ledger.sum_units() / self.prepared.plan.reference.units
+        if trained.ledger.sum_flops() is None:
+            self.record.reference.pop("flops", None)  # of passes, costs are relative to passes
+        self.record.relative_cost = self._relate(trained.ledger)
+
+    def _relate(self, ledger: CostLedger) -> float:
+        flops = self.record.reference.get("flops")
+        if flops is None:
+            return ledger.sum_units() / self.record.reference["units"]
+        return (ledger.sum_flops() or 0) / flops
 
     def list_metrics(self) -> list[metrics.Row]:
-        return metrics.build_rows(self.record.epochs, self.record.selections, self.record.reference["units"])
+        return metrics.build_rows(self.record.epochs, self.record.selections, self.record.reference)
 
     def list_facts(self) -> dict[str, object]:
         """Return what is saved beside each state, so that a record that is lost can be made again.
@@ -85,7 +94,7 @@ def create_record(prepared: Prepared) -> RunRecord:
         config=resolve(prepared.config),
         environment=environment.describe_environment(data.train.device),
         plan=prepared.plan.text,
-        reference=asdict(prepared.plan.reference),
+        reference=prepared.plan.reference.describe(),
         data={
             "train": len(data.train),
             "validation": build.count_held_out(data),

@@ -119,7 +119,7 @@ def _train(journal: Journal, reporter: Reporter, tracking: Tracking, state: Snap
         scores=prepared.scores,
         resume=state,
     )
-    tracking.tell(metrics.build_rows(trained.epochs, journal.record.selections, journal.record.reference["units"]))
+    tracking.tell(metrics.build_rows(trained.epochs, journal.record.selections, journal.record.reference))
     tracking.report(trained.events, len(trained.epochs))
     return trained
 

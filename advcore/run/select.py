@@ -109,6 +109,7 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> tuple[Scores, Cos
         objective=objective,
         seed=config.seed,
         passes=ledger.sum_units(),
+        flops=ledger.sum_flops() or 0,
     )
     return scores, ledger
 

@@ -207,13 +207,21 @@ def find_checkpoint(path: Path, which: str = "last", config: RunConfig | None = 
     return check_inside(file, path)
 
 
-def find_pretraining(path: Path) -> dict[str, int]:
-    """Return {name: passes} of the run that wrote the weights `path`, by its record; {} of other weights."""
+def find_pretraining(path: Path) -> dict[str, dict[str, int]]:
+    """Return {name: {passes, flops}} of the run that wrote the weights `path`, by its record; {} of other weights.
+
+    What its own weights cost is included. flops is left out where some operations were not counted.
+    """
     record_path = path.parent.parent / "record.json"
     if path.parent.name != "checkpoints" or not record_path.exists():
         return {}
     record = RunRecord.load(record_path)
-    return {record.name: round(costs.count_passes(record)) + record.pretraining.get("passes", 0)}
+    earlier = record.pretraining or {"passes": 0, "flops": 0}
+    spent = {"passes": round(costs.count_passes(record)) + earlier.get("passes", 0)}
+    flops = costs.count_flops(record)
+    if flops is not None and "flops" in earlier:
+        spent["flops"] = flops + earlier["flops"]
+    return {record.name: spent}
 
 
 def compute_weights_hash(path: Path) -> str:

@@ -79,11 +79,12 @@ class AdversarialCoreset(SelectionSettings):
         gradient = GRADIENTS.get(self.solver.reads or "")
         attacks = gradient is not None and (gradient.is_attacked or not gradient.is_scalar)
         needs_attack = gradient is not None and gradient.is_attacked and not find_scores_file(self.solver)
+        objective = getattr(gradient, "objective", None) or self.objective
         return [
             check_one_of("attack_mode", self.attack_mode, ATTACK_MODES),
             check_at_least("block_size", self.block_size, 1),
             check_one_of("normalise", self.normalise, NORMALISE),
-            unless(not attacks, describe_mismatch(self.objective, self.attack)),
+            unless(not attacks, describe_mismatch(objective, self.attack)),
             unless(
                 not needs_attack or is_attacked(self.objective),
                 must("solver.points", "clean for an objective that is not attacked", "adversarial"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from advcore.data.source import Source
 from advcore.errors import CheckpointError, DataError
 from advcore.files import load_arrays, save_arrays
 from advcore.kinds import accept_arguments
@@ -22,7 +23,10 @@ class Scores:
     indices : (n,) long, into the whole training set. values : (n,) float64; the higher, the harder the example.
     num_examples, fingerprint : of the whole training set. score : its name in GRADIENTS. epochs : number of epochs over
     which it was taken. model, objective : what was trained. seed : of that training run. passes : that training and
-    scoring took; 0 where that is not known. sha256 : of the file, once there is one.
+    scoring took, flops : its floating-point operations; 0 where they are not known. sha256 : of the file, once
+    there is one.
+    neighbours, extrapolated_from : where each is the mean of the nearest scores of another data set, how many of them,
+    and the sha256 of their file; 0 and "" where the examples were scored themselves.
     """
 
     indices: Tensor = field(repr=False)
@@ -35,6 +39,9 @@ class Scores:
     objective: str
     seed: int
     passes: int = 0
+    flops: int = 0
+    neighbours: int = 0
+    extrapolated_from: str = ""
     sha256: str = field(default="", compare=False)
 
     def save(self, path: Path) -> Path:
@@ -72,6 +79,10 @@ class Scores:
             raise ValueError("indices must be different ones and values finite")
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < self.num_examples:
             raise ValueError(f"indices must be in 0..{self.num_examples - 1}")
+
+    def rows_of(self, path: str, reads: str, source: Source) -> DenseRows:
+        """Return the scores (N, 1) of all N examples of a source, such as a pool; arguments and errors as of `rows`."""
+        return self.rows(path, reads, torch.arange(len(source)), len(source), source.fingerprint())
 
     def rows(self, path: str, reads: str, part: Tensor, num_examples: int, fingerprint: str) -> DenseRows:
         """Return the scores (len(part), 1) of the examples `part` of the whole training set.

@@ -3,6 +3,7 @@
 from advcore.solvers.craig import Craig
 from advcore.solvers.easycore import EasyCore
 from advcore.solvers.gradmatch import GradMatch
+from advcore.solvers.rcs import RCS
 from advcore.solvers.scored import CCS, ByScore, Moderate
 from advcore.solvers.uniform import Random
 
@@ -14,6 +15,7 @@ SOLVERS = {
     "by_score": ByScore,
     "moderate": Moderate,
     "ccs": CCS,
+    "rcs": RCS,
 }
 # what the field calls them, to their names here (`errors.suggest_nearest`)
 ALIASES = {
@@ -33,4 +35,6 @@ ALIASES = {
     "moderateds": "moderate",
     "moderatecoreset": "moderate",
     "coveragecentric": "ccs",
+    "robustnessaware": "rcs",
+    "representationaldivergence": "rcs",
 }

@@ -1,6 +1,6 @@
 """Add baselines to a suite: what a user would do instead of a coreset or a minibatch rule, at the same relative cost.
 
-Pure but for `counts`, which says how many examples a method's data have.
+Pure but for `extents`, which says how many examples a method's data have, and what its network's passes cost.
 """
 
 import itertools
@@ -16,34 +16,38 @@ from advcore.config.run_key import identify
 from advcore.config.schema import RunConfig, SelectionConfig
 from advcore.errors import UserError, format_value
 from advcore.minibatch.base import AttackSubset, UpdateSubset
+from advcore.minibatch.epoch_subset import EpochSubset
 from advcore.minibatch.uniform import RandomMix, RandomSubset
+from advcore.minibatch.whole_batch import WholeBatch
 from advcore.objectives.base import is_attacked
 from advcore.run import build, plan
 from advcore.solvers.uniform import Random
+from advcore.suite.extents import Extent
 from advcore.suite.layout import LONGEST, make_slug
 from advcore.training.budget import find_largest
 from advcore.training.lr import MultiStep
-from advcore.training.plan import count_planned_units
+from advcore.training.plan import plan_work
 
-# How many training and validation examples a config's data have.
-Counts = Callable[[RunConfig], tuple[int, int]]
+# The examples of a config's data, and what the passes of its network cost.
+FindExtent = Callable[[RunConfig], Extent]
 
 # Step size of FAT over eps. Wong et al. 2020, algorithm 3: alpha 10/255 for eps 8/255.
 FAT_STEP = 1.25
 
 
-def plan_cost(config: RunConfig, counts: Counts) -> float:
+def plan_cost(config: RunConfig, extents: FindExtent) -> float:
     """Return the relative cost of a run by its plan: an upper bound where a minibatch rule adapts.
 
     Raises UserError for a run whose trainer refuses its settings, or whose `selection.cost` no budget has.
     """
-    n, held_out = counts(config)
-    settled = plan.settle_budget(config, build.build_trainer(config), n, held_out)
-    return count_planned_units(build.build_trainer(settled), n, held_out) / plan.find_reference(config, n).units
+    extent = extents(config)
+    settled = plan.settle_budget(config, build.build_trainer(config), extent.train, extent.held_out, extent.prices)
+    work = plan_work(build.build_trainer(settled), extent.train, extent.held_out)
+    return plan.find_reference(config, extent.train, extent.prices).relate(work)
 
 
 def add_baselines(
-    methods: dict[str, RunConfig], against: str, added: tuple[str, ...], counts: Counts
+    methods: dict[str, RunConfig], against: str, added: tuple[str, ...], extents: FindExtent
 ) -> dict[str, RunConfig]:
     """Return `methods` and then the baselines named in `added`, without repetitions.
 
@@ -54,7 +58,7 @@ def add_baselines(
     """
     named = dict(methods)
     keys = {_compute_key(config) for config in methods.values()}
-    for name, config in _list_baselines(methods, against, added, counts):
+    for name, config in _list_baselines(methods, against, added, extents):
         if _compute_key(config) in keys:
             continue
         keys.add(_compute_key(config))
@@ -86,26 +90,28 @@ def _shorten_change(change: Change) -> str:
 
 
 def _list_baselines(
-    methods: dict[str, RunConfig], against: str, added: tuple[str, ...], counts: Counts
+    methods: dict[str, RunConfig], against: str, added: tuple[str, ...], extents: FindExtent
 ) -> Iterator[tuple[str, RunConfig]]:
     """Yield name and settings of all baselines of all methods, those with random subsets of the same budget first."""
     reference = replace(methods[against], selection=None, minibatch=None)
     savers = {name: config for name, config in methods.items() if _saves_work(config) and not _is_random(config)}
     if "random" in added:
-        yield from map(make_random, savers.values())
+        yield from (make_random(config) for config in savers.values() if _has_random_twin(config))
+    if "random_static" in added:
+        yield from (make_random_static(config) for config in savers.values() if config.selection is not None)
     for name, config in savers.items():
         with build.prefix_problems(f"method {name!r}: "):
             full = replace(reference, data=config.data, model=config.model, objective=config.objective)
-            cost = plan_cost(config, counts)
-            full_cost = plan_cost(full, counts)
+            cost = plan_cost(config, extents)
+            full_cost = plan_cost(full, extents)
         if cost >= full_cost:
             continue  # nothing is saved, so there is nothing to spend otherwise
         if "random_of_cost" in added:
-            yield from make_random_of_cost(config, cost, counts)
+            yield from make_random_of_cost(config, cost, extents)
         if "shortened" in added:
-            yield shorten_training(full, cost, counts)
+            yield shorten_training(full, cost, extents)
         if "fewer_steps" in added:
-            yield from use_fewer_steps(full, cost, counts)
+            yield from use_fewer_steps(full, cost, extents)
     attack = reference.attack
     if savers and is_attacked(reference.objective) and isinstance(attack, Attack) and attack.norm == "linf":
         yield from _list_single_step(reference, attack.eps, added)
@@ -119,6 +125,11 @@ def _saves_work(config: RunConfig) -> bool:
 def _is_random(config: RunConfig) -> bool:
     by_rule = config.minibatch is None or isinstance(config.minibatch, (RandomSubset, RandomMix))
     return by_rule and (config.selection is None or isinstance(config.selection.solver, Random))
+
+
+def _has_random_twin(config: RunConfig) -> bool:
+    """Return whether something random can choose in a method's place: rules that pick nothing of a batch have none."""
+    return config.selection is not None or not isinstance(config.minibatch, (WholeBatch, EpochSubset))
 
 
 def _compute_key(config: RunConfig) -> str:
@@ -143,7 +154,7 @@ def _select_at_random(selection: SelectionConfig) -> SelectionConfig:
 def make_random(config: RunConfig) -> tuple[str, RunConfig]:
     """Return the method that draws its subsets at random, and a name for it.
 
-    Budget, warm start and period, or the share of each batch, stay the same.
+    Budget, warm start and period, or the share of each batch, stay the same; so does a rule over epochs.
     """
     names = []
     rule = config.minibatch
@@ -157,13 +168,25 @@ def make_random(config: RunConfig) -> tuple[str, RunConfig]:
         names.append(f"random mix {rule.p_up:.4g}")
         if not isinstance(rule, RandomMix):
             rule = RandomMix(p_up=rule.p_up)
-    elif rule is not None:
+    elif isinstance(rule, AttackSubset):
         names.append(f"random minibatch {rule.rho:.4g}")
         rule = RandomSubset(rho=rule.rho, clean=rule.clean)
     return " x ".join(names), replace(config, selection=selection, minibatch=rule)
 
 
-def make_random_of_cost(config: RunConfig, cost: float, counts: Counts) -> Iterator[tuple[str, RunConfig]]:
+def make_random_static(config: RunConfig) -> tuple[str, RunConfig]:
+    """Return the method of `make_random` with one random subset for the whole run, and a name for it.
+
+    Reference: Kaufmann et al. 2022 (arXiv 2207.00694), who drop random examples for good. Differs: after the method's
+    own warm start on all data.
+    """
+    name, twin = make_random(config)
+    assert twin.selection is not None, "there is a selection to draw in place of"
+    selection = replace(twin.selection, solver=Random(redraw=False))
+    return name.replace("random", "random static", 1), replace(twin, selection=selection)
+
+
+def make_random_of_cost(config: RunConfig, cost: float, extents: FindExtent) -> Iterator[tuple[str, RunConfig]]:
     """Yield the method of `make_random` that spends what selecting costs on more examples, up to the same `cost`.
 
     It has the largest budget that this pays for, or else attacks the largest part of each batch. Nothing is yielded
@@ -180,18 +203,18 @@ def make_random_of_cost(config: RunConfig, cost: float, counts: Counts) -> Itera
     if isinstance(config.minibatch, AttackSubset) and size > 1:
         shares = [math.ceil(1e4 * k / size) / 1e4 for k in range(1, size)]  # k of the examples of a batch are attacked
         parts = [replace(config, minibatch=replace(config.minibatch, rho=share)) for share in shares]
-        options.append(parts[find_largest(lambda i: _cost_at_random(parts[i], counts) <= cost, 0, size - 2)])
-    plain = _cost_at_random(config, counts)
+        options.append(parts[find_largest(lambda i: _cost_at_random(parts[i], extents) <= cost, 0, size - 2)])
+    plain = _cost_at_random(config, extents)
     for option in options:
-        if plain + 0.01 * cost <= _cost_at_random(option, counts) <= cost + 1e-4:  # a wanted cost has four digits
+        if plain + 0.01 * cost <= _cost_at_random(option, extents) <= cost + 1e-4:  # a wanted cost has four digits
             yield f"random of cost {cost:.2g}", make_random(option)[1]
             return
 
 
-def _cost_at_random(config: RunConfig, counts: Counts) -> float:
+def _cost_at_random(config: RunConfig, extents: FindExtent) -> float:
     """Return the cost of `make_random`: infinite where the trainer refuses it, or no budget has the wanted cost."""
     try:
-        return plan_cost(make_random(config)[1], counts)
+        return plan_cost(make_random(config)[1], extents)
     except UserError:
         return math.inf
 
@@ -220,19 +243,19 @@ def set_epochs(config: RunConfig, epochs: int) -> RunConfig:
     return replace(config, training=training)
 
 
-def _find_epochs(config: RunConfig, cost: float, counts: Counts) -> int:
+def _find_epochs(config: RunConfig, cost: float, extents: FindExtent) -> int:
     """Return how many epochs of `config` cost nearest to `cost`: at most half an epoch above it, at most all."""
     most = config.training.epochs
-    return min(most, max(1, round(cost / (plan_cost(config, counts) / most))))
+    return min(most, max(1, round(cost / (plan_cost(config, extents) / most))))
 
 
-def shorten_training(full: RunConfig, cost: float, counts: Counts) -> tuple[str, RunConfig]:
+def shorten_training(full: RunConfig, cost: float, extents: FindExtent) -> tuple[str, RunConfig]:
     """Return training on all data for the number of epochs whose cost is nearest to `cost`, and a name for it."""
-    epochs = _find_epochs(full, cost, counts)
+    epochs = _find_epochs(full, cost, extents)
     return f"shortened to {epochs} epoch{'' if epochs == 1 else 's'}", set_epochs(full, epochs)
 
 
-def use_fewer_steps(full: RunConfig, cost: float, counts: Counts) -> Iterator[tuple[str, RunConfig]]:
+def use_fewer_steps(full: RunConfig, cost: float, extents: FindExtent) -> Iterator[tuple[str, RunConfig]]:
     """Yield training on all data with the fewest attack steps that use up `cost` within the full run's epochs.
 
     The epochs are then shortened to meet the cost. Steps have the attack's default size for their number; a single step
@@ -246,10 +269,10 @@ def use_fewer_steps(full: RunConfig, cost: float, counts: Counts) -> Iterator[tu
     full = replace(full, training=replace(full.training, attack_steps=None))
     for fewer in range(1, steps):
         config = replace(full, attack=_set_steps(attack, fewer))
-        planned = plan_cost(config, counts)
+        planned = plan_cost(config, extents)
         if planned >= cost - planned / full.training.epochs / 2:
             break
-    epochs = _find_epochs(config, cost, counts)
+    epochs = _find_epochs(config, cost, extents)
     shorter = "" if epochs == full.training.epochs else f", {epochs} epochs"
     yield f"fewer steps ({fewer}{shorter})", set_epochs(config, epochs)
 
@@ -268,7 +291,7 @@ def _list_single_step(full: RunConfig, eps: float, added: tuple[str, ...]) -> It
 
     FAT (Wong et al. 2020): one step of 1.25 eps from a uniform start. N-FGSM (de Jorge et al. 2022): its own settings.
     """
-    training = replace(full.training, attack_steps=None, memory=Memory())
+    training = replace(full.training, attack_steps=None, memory=Memory(), regularizer=None)
     if "fat" in added:
         yield "FAT", replace(full, attack=LinfPGD(eps=eps, steps=1, step_size=FAT_STEP * eps), training=training)
     if "n_fgsm" in added:

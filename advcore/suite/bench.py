@@ -26,7 +26,8 @@ from advcore.reporting.suite import build_tables as suite_tables
 from advcore.run.places import check_path, check_writable, remove_empty
 from advcore.suite import needs
 from advcore.suite.baselines import add_baselines
-from advcore.suite.layout import BASELINES, BASELINES_FILE
+from advcore.suite.extents import Extents
+from advcore.suite.layout import BASELINES_FILE, list_left_out
 from advcore.suite.problems import find_column_problems
 from advcore.suite.process import Outcome, Watcher, remove_working_files
 from advcore.suite.runs import list_runs
@@ -97,7 +98,7 @@ def _add_baselines(suite: Suite, methods: dict[str, RunConfig], folder: Path) ->
     if saved.get("of") == _hash_basis(suite, methods):
         return methods | {name: from_dict(settings) for name, settings in saved.get("methods", {}).items()}
     check_writable(folder)  # before any data are read
-    return add_baselines(methods, suite.reference, suite.added, partial(_count_examples, {}))
+    return add_baselines(methods, suite.reference, suite.added, Extents())
 
 
 def _hash_basis(suite: Suite, methods: dict[str, RunConfig]) -> str:
@@ -131,7 +132,7 @@ def collect_results(bench: Bench) -> Results:
 
     Raises ConfigError with every record that belongs to other settings, or to an unfinished run.
     """
-    without = [BASELINES[name] for name in bench.suite.without]
+    without = list_left_out(bench.suite.added)
     results = Results(reference=bench.suite.reference, without=without, columns=bench.suite.columns)
     differing: dict[Path, list[str]] = {}
     used: dict[str, dict] = {}
@@ -197,15 +198,7 @@ def list_pending(bench: Bench, part: list[Run]) -> list[Run]:
 def check_data(pending: list[Run]) -> None:
     """Count the examples of each data set once. Raises DataError for a data set that is not there."""
     for data in {str(run.config.data): run.config.data for run in pending}.values():
-        data.count_examples()
-
-
-def _count_examples(sizes: dict[str, tuple[int, int]], config: RunConfig) -> tuple[int, int]:
-    """Return how many training and validation examples a method's data has. sizes : those counted before, by data."""
-    key = str(config.data)
-    if key not in sizes:
-        sizes[key] = config.data.count_examples()
-    return sizes[key]
+        data.sketch()
 
 
 def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:

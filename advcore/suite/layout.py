@@ -24,17 +24,20 @@ LONGEST = 120
 MOST_METHODS = 1_000
 # Methods times seeds.
 MOST_RUNS = 10_000
-# The baselines that are added to a suite, with their names in tables.
+# The baselines that can be added to a suite, with their names in tables.
 #
-# `baselines: false` leaves out all of them, `baselines: {NAME: false}` one.
+# `baselines: false` leaves out all of them, `baselines: {NAME: false}` one. Those of ON_REQUEST are only added where
+# `baselines: {NAME: true}` asks for them.
 BASELINES = {
     "random": "random",
+    "random_static": "random static",
     "random_of_cost": "random of equal cost",
     "shortened": "shortened",
     "fewer_steps": "fewer steps",
     "fat": "FAT",
     "n_fgsm": "N-FGSM",
 }
+ON_REQUEST = ("random_static",)
 # Lies beside a suite's records and holds the baselines that were added.
 BASELINES_FILE = "baselines.json"
 
@@ -46,11 +49,19 @@ def make_slug(method: str, seed: int) -> str:
     return f"{re.sub(r'[^a-z0-9]+', '-', method.lower()).strip('-')}-s{seed}"
 
 
-def list_left_out(baselines: bool | Mapping[str, bool] | None) -> tuple[str, ...]:
-    """Return the names of the baselines that a suite leaves out: each that is false, or all for `false`."""
-    if isinstance(baselines, dict):
-        return tuple(name for name, is_wanted in baselines.items() if not is_wanted)
-    return tuple(BASELINES) if baselines is False else ()
+def list_added(baselines: bool | Mapping[str, bool] | None) -> tuple[str, ...]:
+    """Return the names of the baselines that a suite adds, in the order of `BASELINES`."""
+    if baselines is False:
+        return ()
+    wanted = dict.fromkeys(BASELINES, True) | dict.fromkeys(ON_REQUEST, False)
+    if isinstance(baselines, Mapping):
+        wanted |= baselines
+    return tuple(name for name, is_wanted in wanted.items() if is_wanted)
+
+
+def list_left_out(added: Collection[str]) -> list[str]:
+    """Return how tables call the baselines that a suite leaves out of those that are added by themselves."""
+    return [title for name, title in BASELINES.items() if name not in added and name not in ON_REQUEST]
 
 
 def pick_settings(method: Mapping) -> Settings:

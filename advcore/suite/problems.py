@@ -15,7 +15,7 @@ from advcore.errors import (
 )
 from advcore.evaluation.evaluate import attack_name
 from advcore.reporting.columns import is_named
-from advcore.suite.layout import BASELINES, KEYS, SIZE_KEYS, check_name, expand_grids, list_left_out, pick_settings
+from advcore.suite.layout import BASELINES, KEYS, SIZE_KEYS, check_name, expand_grids, list_added, pick_settings
 
 Problems = Iterator[SettingProblem | None]  # None for each check that is passed
 
@@ -195,7 +195,7 @@ def _check_baselines(raw: Mapping) -> Problems:
             yield SettingProblem(f"baselines.{name}", "is none", way_out=way_out)
         else:
             yield check(isinstance(is_wanted, bool), f"baselines.{name}", "true or false", is_wanted)
-    if raw.get("reference", "full") is None and set(list_left_out(baselines)) < set(BASELINES):
+    if raw.get("reference", "full") is None and list_added(baselines):
         rule = "false where reference is null"
         yield must("baselines", rule, baselines, "they are made from the reference; name one")
 

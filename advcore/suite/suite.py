@@ -12,15 +12,15 @@ from advcore.config.yaml_reader import parse_overrides, read
 from advcore.errors import ConfigError, SettingProblem, UserError, check, check_one_of, must, require
 from advcore.run import build
 from advcore.suite.layout import (
-    BASELINES,
     MOST_RUNS,
     Settings,
     expand_grids,
-    list_left_out,
+    list_added,
     make_slug,
     pick_settings,
 )
 from advcore.suite.problems import find_problems
+from advcore.suite.splits import choose_vary_split
 
 _SEEDS = (0, 1, 2)
 _MOST_PROBLEMS = 5_000  # of all methods together; after these, no more methods are checked
@@ -38,7 +38,7 @@ class Suite:
     seeds : that every method runs with. vary_split : each seed is also the seed of its data split.
     methods : unchecked settings by name, in the order of tables.
     reference : method whose cost and time the others are compared with; None for none.
-    without : names of the baselines that are not added.
+    added : names of the baselines to add.
     columns : labels of attacks whose mean accuracy has a column, by its title (`reporting.columns`).
     """
 
@@ -49,14 +49,9 @@ class Suite:
     seeds: tuple[int, ...]
     methods: dict[str, Settings]
     reference: str | None
-    without: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
     vary_split: bool = False
     columns: Mapping[str, list[str]] = field(default_factory=dict)
-
-    @property
-    def added(self) -> tuple[str, ...]:
-        """Names of the baselines to add."""
-        return tuple(name for name in BASELINES if name not in self.without)
 
 
 @dataclass(frozen=True)
@@ -125,8 +120,6 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
     usual = {"experiment": of_size.get("experiment", raw.get("experiment"))}
     sources = {name: usual | _choose_experiment(method, size) for name, method in expand_grids(raw).items()}
     methods = _assemble_settings(sources, shared, overrides, folder=path.parent)
-    if raw.get("vary_split"):
-        _check_no_split(methods)
     count = len(methods) * len(seeds)
     require(check(count <= MOST_RUNS, "methods times seeds", f"at most {MOST_RUNS:,} runs", count))
     reference = raw.get("reference", "full")
@@ -141,18 +134,10 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
         seeds=seeds,
         methods=_share_cost(methods, reference),
         reference=reference,
-        without=list_left_out(raw.get("baselines")),
-        vary_split=raw.get("vary_split", False),
+        added=list_added(raw.get("baselines")),
+        vary_split=choose_vary_split(raw.get("vary_split"), methods),
         columns=of_size.get("columns") or raw.get("columns") or {},
     )
-
-
-def _check_no_split(methods: Mapping[str, Settings]) -> None:
-    """Raise ConfigError where a method names the data split that each seed is to have of its own."""
-    data = {name: settings.get("data") for name, settings in methods.items()}
-    fixed = [name for name, section in data.items() if isinstance(section, dict) and "split_seed" in section]
-    rule = "left out, or false, where data.split_seed is set"
-    require(check(not fixed, "vary_split", rule, True, f"{', '.join(fixed[:3])}: data.split_seed would not count"))
 
 
 def _choose_size(raw: Mapping, size: str | None) -> dict:

@@ -54,7 +54,7 @@ class GradientContract:
 
     def test_it_takes_the_passes_that_it_says(self, gradient: Gradient) -> None:
         trial = _measure(gradient)
-        assert trial.ledger.sum_units() == len(make_source()) * gradient.units(Pgd(), ATTACK)
+        assert trial.ledger.sum_units() == len(make_source()) * gradient.plan(Pgd(), ATTACK).units
 
     def test_the_model_comes_back_as_it_was(self, gradient: Gradient) -> None:
         model = make_network().train()

@@ -26,21 +26,22 @@ COLUMNS = (*_ENTRY.values(), "relative_cost", *(f"selection/{name}" for name in 
 Row = dict[str, float | str | None]  # an epoch's values by column
 
 
-def build_rows(epochs: list[dict], selections: list[dict], reference: int) -> list[Row]:
+def build_rows(epochs: list[dict], selections: list[dict], reference: Mapping[str, float]) -> list[Row]:
     """Return one row per epoch of a record, each with all COLUMNS.
 
     A value is None where the epoch has no such number, as the values of a selection where there was none. `reference`
-    is the number of passes that costs are relative to.
+    says what costs are relative to, as in the record: operations (`flops`), or passes (`units`) where it has none.
     """
     selection_of = {selection["epoch"]: selection for selection in selections}
     return [_build_row(entry, selection_of.get(entry["epoch"], {}), reference) for entry in epochs]
 
 
-def _build_row(entry: dict, selection: dict, reference: int) -> Row:
+def _build_row(entry: dict, selection: dict, reference: Mapping[str, float]) -> Row:
     row = {name: entry.get(key) for key, name in _ENTRY.items()}
-    units = entry.get("units")
-    # A run that an older version began has no counts of passes.
-    row["relative_cost"] = None if units is None else units / reference
+    unit = "flops" if "flops" in reference else "units"
+    cost = entry.get(unit)
+    # A run that an older version began has no such counts.
+    row["relative_cost"] = None if cost is None else cost / reference[unit]
     return row | {f"selection/{name}": selection.get(name) for name in _SELECTION}
 
 

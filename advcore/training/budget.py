@@ -10,7 +10,7 @@ from advcore.attacks.base import Attack
 from advcore.errors import ConfigError, must
 from advcore.minibatch.margin import Margin
 from advcore.training.minibatch import Rule, find_rule_problem
-from advcore.training.plan import count_planned_units, count_selection_units
+from advcore.training.plan import Reference, plan_selection, plan_work
 from advcore.training.trainer import Trainer
 
 _STEPS = (1, 2, 3, 5, 7, 10, 20)
@@ -22,9 +22,21 @@ def replace_budget(trainer: Trainer, budget: float) -> Trainer:
     return replace(trainer, budget=budget)
 
 
-def _count_units(trainer: Trainer, k: int, n: int, held_out: int) -> int:
-    """Return the passes of a run on k of n examples. Raises ConfigError if the trainer refuses k."""
-    return count_planned_units(replace_budget(trainer, k / n), n, held_out)
+@dataclass(frozen=True)
+class _Costs:
+    """Runs of a trainer on n training and `held_out` validation examples, whose costs are relative to a reference."""
+
+    n: int
+    held_out: int
+    reference: Reference
+
+    def cost(self, trainer: Trainer) -> float:
+        """Return the relative cost of the trainer's run."""
+        return self.reference.relate(plan_work(trainer, self.n, self.held_out))
+
+    def cost_of(self, trainer: Trainer, k: int) -> float:
+        """Return the relative cost of a run on k of the examples. Raises ConfigError if the trainer refuses k."""
+        return self.cost(replace_budget(trainer, k / self.n))
 
 
 def find_largest(holds: Callable[[int], bool], low: int, high: int) -> int:
@@ -35,46 +47,42 @@ def find_largest(holds: Callable[[int], bool], low: int, high: int) -> int:
     return low + bisect.bisect_left(range(low + 1, high + 1), True, key=lambda number: not holds(number))
 
 
-def _find_least_size(trainer: Trainer, n: int, held_out: int) -> int:
+def _find_least_size(trainer: Trainer, costs: _Costs) -> int:
     """Return the smallest number of examples, of 2..n - 1, that the trainer accepts: it may refuse few for few epochs.
 
     Raises ConfigError, the trainer's, if it accepts none.
     """
-    _count_units(trainer, n - 1, n, held_out)
+    costs.cost_of(trainer, costs.n - 1)
 
     def is_refused(k: int) -> bool:
         try:
-            _count_units(trainer, k, n, held_out)
+            costs.cost_of(trainer, k)
         except ConfigError:
             return True
         return False
 
-    return find_largest(is_refused, 1, n - 1) + 1
+    return find_largest(is_refused, 1, costs.n - 1) + 1
 
 
-def _find_budget(least: int, trainer: Trainer, n: int, held_out: int, *, cost: float, reference_units: int) -> float:
-    """Return the largest share of n training examples, below 1, at which the run costs at most `cost`.
+def _find_budget(least: int, trainer: Trainer, costs: _Costs, wanted: float) -> float:
+    """Return the largest share of the training examples, below 1, at which the run costs at most `wanted`.
 
-    It is cut to four decimals, but no lower than `least` of n: a number of examples known to cost no more than `cost`.
-    held_out : how many validation examples there are. Costs are compared, and not passes: a cost times the reference
-    may round below the passes.
+    It is cut to four decimals, but no lower than `least` of n: a number of examples known to cost no more.
     """
-
-    def is_within(k: int) -> bool:
-        return _count_units(trainer, k, n, held_out) / reference_units <= cost
-
-    k = find_largest(is_within, least, n - 1)
-    return max(int(k / n * _DIGITS) / _DIGITS, least / n)
+    k = find_largest(lambda k: costs.cost_of(trainer, k) <= wanted, least, costs.n - 1)
+    return max(int(k / costs.n * _DIGITS) / _DIGITS, least / costs.n)
 
 
-def find_budget_at_cost(trainer: Trainer, n: int, held_out: int, cost: float, reference_units: int) -> float:
+def find_budget_at_cost(trainer: Trainer, n: int, held_out: int, cost: float, reference: Reference) -> float:
     """Return the largest budget below 1 at which the run costs at most `cost`, relative to the reference.
 
-    n, held_out : how many training and validation examples there are. reference_units : passes of the reference.
-    Raises ConfigError, with figures, where even the least budget costs more or even the largest less.
+    n, held_out : how many training and validation examples there are. Raises ConfigError, with figures, where even the
+    least budget costs more or even the largest less.
     """
-    size = _find_least_size(trainer, n, held_out)
-    least, most = (_count_units(trainer, k, n, held_out) / reference_units for k in (size, n - 1))
+    costs = _Costs(n, held_out, reference)
+    size = _find_least_size(trainer, costs)
+    least = costs.cost_of(trainer, size)
+    most = costs.cost_of(trainer, n - 1)
     if cost < least:
         rule = f"at least {_format_limit(least)}, what {size} examples of {n} cost"
         cheaper = "fewer attack steps, a cheaper selection.attack or a longer period cost less"
@@ -82,7 +90,7 @@ def find_budget_at_cost(trainer: Trainer, n: int, held_out: int, cost: float, re
     if cost > most:
         rule = f"at most {_format_limit(most, direction=-1)}, what {n - 1} examples of {n} cost"
         raise ConfigError(must("cost", rule, cost, "use all data"))
-    return _find_budget(size, trainer, n, held_out, cost=cost, reference_units=reference_units)
+    return _find_budget(size, trainer, costs, cost)
 
 
 def _format_limit(limit: float, direction: int = 1) -> str:
@@ -109,31 +117,32 @@ class Offer:
     cost: float
 
 
-def list_offers(trainer: Trainer, n: int, held_out: int, cost: float, reference_units: int) -> list[Offer]:
+def list_offers(trainer: Trainer, n: int, held_out: int, cost: float, reference: Reference) -> list[Offer]:
     """Return runs of at most the relative `cost`, each on as much data as the cost allows: all, with no selection, too.
 
     They combine the trainer's own settings with fewer attack steps, a selection by one step, one selection only, and a
-    margin rule (no rule, if the trainer has one). No run is offered twice. n, held_out, reference_units : as in
+    margin rule (no rule, if the trainer has one). No run is offered twice. n, held_out, reference : as in
     `find_budget_at_cost`. Raises ConfigError, with the least cost there is, if nothing is that cheap.
     """
+    costs = _Costs(n, held_out, reference)
     results: list[Offer] = []
     least = float("inf")
     refusal = ConfigError("no run is near this cost")
     for variant in _combine_savings(trainer):
         on_all_data = replace(variant, schedule=replace(variant.schedule, budget=1.0), selector=None, probe_epochs=0)
-        if count_planned_units(on_all_data, n, held_out) / reference_units <= cost:
-            results.append(_describe_offer(on_all_data, n, held_out, reference_units))
+        if costs.cost(on_all_data) <= cost:
+            results.append(_describe_offer(on_all_data, costs))
             continue
         try:
-            size = _find_least_size(variant, n, held_out)
+            size = _find_least_size(variant, costs)
         except ConfigError as error:
             refusal = error
             continue
-        variant_least = _count_units(variant, size, n, held_out) / reference_units
+        variant_least = costs.cost_of(variant, size)
         least = min(least, variant_least)
         if variant_least <= cost:
-            budget = _find_budget(size, variant, n, held_out, cost=cost, reference_units=reference_units)
-            results.append(_describe_offer(replace_budget(variant, budget), n, held_out, reference_units))
+            budget = _find_budget(size, variant, costs, cost)
+            results.append(_describe_offer(replace_budget(variant, budget), costs))
     if not results and least == float("inf"):
         raise refusal
     if not results:
@@ -142,12 +151,12 @@ def list_offers(trainer: Trainer, n: int, held_out: int, cost: float, reference_
     return list(dict.fromkeys(results))
 
 
-def _describe_offer(trainer: Trainer, n: int, held_out: int, reference_units: int) -> Offer:
+def _describe_offer(trainer: Trainer, costs: _Costs) -> Offer:
     selector = trainer.selector
     selection_steps = period = None
     if selector is not None:
         period = trainer.schedule.period
-        if count_selection_units(selector) > 0:
+        if plan_selection(selector).units > 0:
             selection_steps = _get_steps(selector.attack)
     return Offer(
         steps=None if trainer.attack_steps else _get_steps(trainer.attack),
@@ -155,7 +164,7 @@ def _describe_offer(trainer: Trainer, n: int, held_out: int, reference_units: in
         period=period,
         rule=trainer.minibatch,
         budget=trainer.schedule.budget,
-        cost=count_planned_units(trainer, n, held_out) / reference_units,
+        cost=costs.cost(trainer),
     )
 
 
@@ -168,7 +177,7 @@ def _combine_savings(trainer: Trainer) -> Iterator[Trainer]:
     attacks = [_replace_steps(trainer.attack, steps) for steps in _list_steps(trainer)]
     selection_attacks = [selector.attack]
     periods = [trainer.schedule.period]
-    if count_selection_units(selector) > 0:
+    if plan_selection(selector).units > 0:
         if _get_steps(selector.attack) != 1:
             selection_attacks.append(_replace_steps(selector.attack, 1))
         if trainer.schedule.schedule != "acs" and trainer.schedule.period is not None:
@@ -177,7 +186,7 @@ def _combine_savings(trainer: Trainer) -> Iterator[Trainer]:
     rules = [
         rule
         for rule in (trainer.minibatch, None if trainer.minibatch else Margin())
-        if not find_rule_problem(rule, trainer.objective, epochs, trainer)
+        if not find_rule_problem(rule, trainer.objective, trainer.attack, epochs, trainer)
     ]
     for attack, selection_attack, period, rule in itertools.product(attacks, selection_attacks, periods, rules):
         yield replace(

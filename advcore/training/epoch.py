@@ -1,5 +1,6 @@
 """Train for one epoch: its batches, the learning rate, the steps, and what its entry says."""
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from advcore.attacks.memory import Perturbations
 from advcore.cost import CostLedger
 from advcore.data.augment import augment_images
 from advcore.data.checks import count_logits
-from advcore.data.contract import Source, cut_into_chunks, read_batches
+from advcore.data.contract import read_batches
 from advcore.evaluation.checks import FEW_IMAGES, flag_underflow
 from advcore.objectives.base import is_attacked
 from advcore.rng import Stream, preserve_random_state
@@ -22,12 +23,15 @@ from advcore.runtime.signals import check, defer_stop
 from advcore.runtime.watch import GradientWatch
 from advcore.selection.result import Coreset
 from advcore.training.average import build_average, find_infinite, update_average
+from advcore.training.batches import split_into_batches, weigh_examples
+from advcore.training.gate import Gate
 from advcore.training.loop_settings import count_ramp_steps, refuse_other_images
 from advcore.training.lr import bind_factor
 from advcore.training.minibatch import build_stepper, refuse_one_image
 from advcore.training.optimizers import build_optimizer
+from advcore.training.picks import weigh_part
 from advcore.training.progress import Entry, Place
-from advcore.training.step import Batch, Gate, Images, Learner, weigh_part
+from advcore.training.step import Batch, Images, Learner
 from advcore.types import Event
 
 if TYPE_CHECKING:
@@ -83,18 +87,21 @@ class EpochTrainer:
         self.coreset = coreset
         n = self.run.train.index_count
         stream = partial(Stream, seed=self.run.seed, epoch=place.epoch)
-        batches = self._draw_batches(stream(purpose="order"))
-        weights = weigh_examples(coreset, n, self.run.trainer.normalise, self.device)
         streams = [stream(purpose=purpose) for purpose in ("augment", "attack", "minibatch", "cutmix")]
-        self._begin_epoch(streams[0])
+        self._begin_epoch(streams[0], streams[2])
+        batches = self._draw_batches(stream(purpose="order"))
+        factors = self.stepper.factors
+        weights = weigh_examples(coreset, n, self.run.trainer.normalise, self.device, factors=factors)
         left = map(distributed.share_of_batch, batches[place.step :])
         loaded = read_batches(self.run.model, self.run.train, list(left))
         for i in range(place.step, len(batches)):
             with distributed.fail_together():
                 examples = next(loaded)
             with defer_stop():
-                place.lr = self._set_lr(i / len(batches))
+                set_lr = partial(self._set_lr, i, len(batches))
+                set_lr(0.0)
                 batch = self._build_batch(examples, batches[i], weights, streams)
+                batch = replace(batch, set_lr=set_lr)
                 self._add_loss(*self.stepper.step(self._build_learner(batch.is_counted), batch))
                 place.seen += batch.images
                 place.step += 1
@@ -105,16 +112,20 @@ class EpochTrainer:
             check()
         if not place.rested:
             with defer_stop():
-                self._add_loss(*self.stepper.finish(self._build_learner()))
-                if self.run.trainer.is_averaged(place.epoch, len(self.plan)):
-                    self._add_to_average()
-                place.rested = True
+                self._finish_steps()
         if self.gate is not None:
             self.gate.look()
         with self.run.out.ledger.undo_on_error():
             rule_facts = self.stepper.summarize(self._build_learner())
         place.entry = self._describe_epoch(len(batches), rule_facts)
         return place.entry
+
+    def _finish_steps(self) -> None:
+        """Take what steps the rule has left, and add the weights to their average if the epoch is averaged."""
+        self._add_loss(*self.stepper.finish(self._build_learner()))
+        if self.run.trainer.is_averaged(self.place.epoch, len(self.plan)):
+            self._add_to_average()
+        self.place.rested = True
 
     def _look_for_underflow(self, batch: Batch) -> None:
         """Say in an event, once in a run, that the gradients of the epoch's last batch underflow in float16."""
@@ -132,30 +143,31 @@ class EpochTrainer:
         """
         trainer = self.run.trainer
         train = self.run.train
-        batches = split_into_batches(self.coreset, train, trainer.batch_size, stream)
+        batches = split_into_batches(self.coreset, train, trainer.batch_size, stream, factors=self.stepper.factors)
         smallest = min(min(distributed.share_sizes(len(batch))) for batch in batches)
         refuse_one_image(trainer.minibatch, self.run.model, train, smallest, attack_mode=trainer.attack_mode)
         return batches
 
-    def _begin_epoch(self, view: Stream) -> None:
+    def _begin_epoch(self, view: Stream, stream: Stream) -> None:
         """Prepare rule and memory for the epoch, unless they were before the run was stopped.
 
-        view : random numbers of the augmented view, in which the memory finds its pixels again.
+        view : random numbers of the augmented view, in which the memory finds its pixels again. stream : of the rule.
         """
         if self.place.begun:
             if self.memory is not None:
                 self.memory.look(view)
             return
+        n = self.run.train.index_count
+        examples = torch.arange(n) if self.coreset is None else self.coreset.indices
         if self.memory is not None:
             with distributed.fail_together():
                 refuse_other_images(self.run.train)
-            n = self.run.train.index_count
-            if self.coreset is None:
-                self.memory.begin(torch.arange(n), view, n)
-            else:
+            room = n
+            if self.coreset is not None:
                 room = max(len(self.coreset), self.run.trainer.get_selector().count_chosen(n))
-                self.memory.begin(self.coreset.indices, view, room)
+            self.memory.begin(examples, view, room)
         self.stepper.begin(self.place.epoch, self.run.out.epochs)
+        self.stepper.choose_examples(examples, stream.child("epoch"), len(self.plan))
         self.place.begun = True
 
     def _build_batch(
@@ -224,6 +236,7 @@ class EpochTrainer:
             on_update=self._update_average,
             watch=self.watch,
             awp=trainer.awp_at(self.place.epoch),
+            regularizer=trainer.regularizer,
         )
 
     def _update_average(self) -> None:
@@ -246,11 +259,12 @@ class EpochTrainer:
             return attack
         return attack.scale((self.steps_done + 1) / self.ramp_steps)
 
-    def _set_lr(self, share: float) -> float:
-        """Set the learning rate where `share` of the epoch's steps are done, and return it.
+    def _set_lr(self, step: int, steps: int, share: float) -> None:
+        """Set the learning rate where, of an epoch's `steps`, as many as `step` are done, and a share of one more.
 
         An epoch on a coreset counts as its budget; with the acs schedule every epoch counts as one of the full run.
         """
+        share = (step + share) / steps
         i, schedule = self.place.epoch, self.run.trainer.schedule
         lr_index = self.plan[i].lr_index
         if schedule.schedule == "acs":
@@ -260,30 +274,8 @@ class EpochTrainer:
         lr = self.run.trainer.optimizer.lr * self.lr_factor(progress, lr_index)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)  # of a layer, as timm has it
-        return lr
+        self.place.lr = lr
 
 
 def _describe_step(epoch: int, step: int, indices: Tensor) -> str:
     return f"epoch {epoch}, step {step}, examples {indices[:8].tolist()}..."
-
-
-def split_into_batches(coreset: Coreset | None, train: Source, size: int, stream: Stream) -> list[Tensor]:
-    """Return an epoch's batches of indices: shuffled examples, or whole blocks in random order.
-
-    coreset : what the epoch trains on; None for all of `train`. size : examples per batch, where there are no blocks.
-    """
-    if coreset is None:
-        return train.draw_batches(size, stream)
-    indices = coreset.indices
-    if coreset.blocks is None:
-        return cut_into_chunks(indices[stream.at(indices).permutation()], size)
-    blocks = [indices[coreset.blocks == block] for block in coreset.blocks.unique()]
-    return [blocks[i] for i in stream.at(torch.arange(len(blocks))).permutation().tolist()]
-
-
-def weigh_examples(coreset: Coreset | None, n: int, normalise: str, device: torch.device) -> Tensor:
-    """Return the training weight (n,) of each example, on `device`: 1 where the coreset does not say otherwise."""
-    weights = torch.ones(n, device=device)
-    if coreset is not None:
-        weights[coreset.indices.to(device)] = coreset.training_weights(normalise).to(device)
-    return weights

@@ -169,6 +169,9 @@ class Loop:
         out.ledger.settle()  # once per epoch, so that no events pile up
         # The first process's ledger holds all counts: the others' were merged into it.
         (entry["units"],) = distributed.sum_numbers([out.ledger.sum_units()])
+        flops = distributed.run_on_first(out.ledger.sum_flops)
+        if flops is not None:
+            entry["flops"] = flops
         entry["seconds"] = round(time.perf_counter() - started, 3)
         out.epochs.append(entry)
         done = self.place.epoch + 1
@@ -267,4 +270,5 @@ def build_memory(run: Run) -> Perturbations | None:
             ),
         )
     augment = None if run.augment is keep_images else run.augment
-    return Perturbations(trainer.memory, train.index_count, train.shape, train.device, augment, place)
+    kind: type[Perturbations] = getattr(trainer.attack, "storage", Perturbations)
+    return kind(trainer.memory, train.index_count, train.shape, train.device, augment, place)

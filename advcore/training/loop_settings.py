@@ -29,6 +29,9 @@ from advcore.errors import (
 )
 from advcore.minibatch import RULES
 from advcore.minibatch.base import UpdateSubset
+from advcore.minibatch.epoch_subset import EpochSubset
+from advcore.minibatch.whole_batch import WholeBatch
+from advcore.regularizers.base import Regularizer
 from advcore.runtime.borrow import find_device
 from advcore.runtime.precision import Speed
 from advcore.selection.coreset import ATTACK_MODES
@@ -72,6 +75,7 @@ class LoopSettings:
         these move.
     awp : adversarial weight perturbation, which works without a minibatch rule; null for none.
     cutmix : mixes the images of a batch, and their labels, without a minibatch rule; null for none.
+    regularizer : adds a penalty to the loss of each example, without a minibatch rule; null for none.
     """
 
     batch_size: int = setting(default=128, unit="examples")
@@ -90,6 +94,7 @@ class LoopSettings:
     head_epochs: int = setting(default=0, unit="epochs")
     awp: AWP | None = None
     cutmix: CutMix | None = None
+    regularizer: Regularizer | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -158,15 +163,15 @@ def refuse_processes(trainer: "Trainer") -> None:
         return
     alone = f"with {count} processes"
     rule = find_name(RULES, trainer.minibatch)
-    is_update_rule = isinstance(trainer.minibatch, UpdateSubset)
-    whole = "it learns from whole batches; use one process"
+    works_on_whole = isinstance(trainer.minibatch, (UpdateSubset, WholeBatch))
+    whole = "it works on whole batches; use one process"
     late = "gradients are averaged for what trains from the beginning; use one process"
     moved = "each process would move the weights its own way; use one process"
     mixed = "each process would mix its own part of a batch; use one process"
     least = distributed.LEAST * count
     share = f"{count} processes take {distributed.LEAST} or more each"
     require(
-        check(not is_update_rule, "minibatch", f"a rule of what to attack {alone}", rule, whole),
+        check(not works_on_whole, "minibatch", f"a rule of what to attack {alone}", rule, whole),
         check(
             not trainer.speed.deferred,
             "speed.deferred",
@@ -192,7 +197,10 @@ def refuse_pool(trainer: "Trainer", model: nn.Module, train: Source) -> None:
     count = train.count_from_pool(size)
     rule = f"a share that leaves each batch of {size} at least one image of the pool, and one that is real"
     way_out = "coresets are chosen from data without a pool; leave out data.pool or the selection"
+    over_epochs = isinstance(trainer.minibatch, EpochSubset)
+    drawn_anew = "a pool's images differ from epoch to epoch; use a rule that works inside batches"
     require(
+        check(not over_epochs, "data.pool", "null beside a rule that leaves examples out", "a pool", drawn_anew),
         check(trainer.schedule.budget >= 1, "data.pool", "null beside a selection", "a pool", way_out),
         check(0 < count < size, "data.pool.share", rule, train.share, f"it takes {count} from the pool"),
     )

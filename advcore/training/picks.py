@@ -1,4 +1,4 @@
-"""What several processes picked of their parts of the batches, put together."""
+"""What several processes picked of their parts of the batches, put together, and how much each part weighs."""
 
 from typing import TypeVar
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from advcore import distributed
+from advcore.shares import divide
 
 # (N,) which examples were picked, or how often; None before there is an epoch of picks.
 Picks = TypeVar("Picks", Tensor, Tensor | None)
@@ -33,3 +34,17 @@ def weigh_picks(weights: Tensor, normalise: str) -> tuple[float, int]:
     mass = float(weights.sum()) if normalise == "batch" else float(len(weights))
     total, images = distributed.sum_numbers([mass, float(len(weights))])
     return distributed.weigh_mean(mass, total), int(images)
+
+
+def weigh_part(part_weights: Tensor, weights: Tensor, batch: Tensor, normalise: str) -> float:
+    """Return a factor for one process's mean loss; with it, the mean over the processes is the whole batch's mean.
+
+    part_weights : of the process's part of the batch. weights : (N,) of all examples. batch : (B,) long, indices of the
+    whole batch. The factor is 1 where the process does the whole batch.
+    """
+    if len(part_weights) == len(batch):
+        return 1.0
+    if normalise == "batch":
+        share = float(divide(part_weights.sum(), weights[batch.to(weights.device)].sum()))
+        return distributed.weigh_mean(share, 1)
+    return distributed.weigh_mean(len(part_weights), len(batch))

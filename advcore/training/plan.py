@@ -1,6 +1,6 @@
-"""What a run will cost, in forward and backward passes, before anything runs."""
+"""What a run will cost, in passes and in floating-point operations, before anything runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from advcore.attacks.base import Attack
 from advcore.data.contract import count_chunks
@@ -9,97 +9,150 @@ from advcore.objectives.base import Objective, is_attacked
 from advcore.objectives.standard import Standard
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.solvers.base import find_scores_file
-from advcore.training.minibatch import count_batch_units
+from advcore.training.minibatch import plan_batch
+from advcore.training.prices import Prices
 from advcore.training.trainer import Trainer
+from advcore.types import Facts
+from advcore.work import NO_WORK, Work
 
 
-def count_step_units(objective: Objective, attack: Attack | None) -> int:
-    """Return the passes of one training step per example: the attack's, then forward and backward of the objective."""
-    return count_batch_units(None, objective, attack, size=1, epoch=0)
+def plan_step(objective: Objective, attack: Attack | None) -> Work:
+    """Count the passes of one training step per example: the attack's, then forward and backward of the objective."""
+    return plan_batch(None, objective, attack, size=1, epoch=0)
 
 
-def count_selection_units(selector: AdversarialCoreset) -> int:
-    """Return the passes of one selection per example of the whole set."""
+def plan_selection(selector: AdversarialCoreset) -> Work:
+    """Count the passes of one selection per example of the whole set."""
     reads = selector.solver.reads
     if reads is None:
-        return 0
+        return NO_WORK
     gradient = GRADIENTS.get(reads)
     if gradient is None or gradient.is_collected or find_scores_file(selector.solver):
-        return 0
-    return gradient.units(selector.objective, selector.attack)
+        return NO_WORK
+    return gradient.plan(selector.objective, selector.attack)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The run that relative costs compare with: every example is attacked in each epoch, with one restart."""
+    """The run that relative costs compare with: every example is attacked in each epoch, with one restart.
+
+    epochs, steps : of the run and of its attack; None for no attack. work : its passes. prices : what passes cost;
+    None where they are compared as passes.
+    """
 
     epochs: int
     steps: int | None
-    units: int
+    work: Work
+    prices: Prices | None = field(default=None, repr=False)
+
+    @property
+    def units(self) -> int:
+        """Return its forward and backward passes."""
+        return self.work.units
+
+    @property
+    def flops(self) -> int | None:
+        """Return its floating-point operations; None where they are not counted."""
+        return self.price(self.work)
+
+    def price(self, work: Work) -> int | None:
+        """Return the operations of the work; None where they are not counted."""
+        if self.prices is None:
+            return None
+        return self.prices.price(work)
+
+    def relate(self, work: Work) -> float:
+        """Return the cost of the work relative to this run: by operations, or by passes where these are not counted."""
+        flops = self.flops
+        cost = self.price(work)
+        if flops is None or cost is None:
+            return work.units / self.units
+        return cost / flops
+
+    def describe(self) -> Facts:
+        """Return {epochs, steps, units, flops} for a record; without flops where they are not counted."""
+        facts: Facts = {"epochs": self.epochs, "steps": self.steps, "units": self.units}
+        if self.flops is not None:
+            facts["flops"] = self.flops
+        return facts
 
 
-def plan_reference(objective: Objective, attack: Attack | None, n: int, epochs: int, steps: int) -> Reference:
-    """Return the reference of `epochs` over n examples with the same objective and `steps` attack steps."""
+def plan_reference(
+    objective: Objective, attack: Attack | None, n: int, *, epochs: int, steps: int, prices: Prices | None = None
+) -> Reference:
+    """Return the reference of `epochs` over n examples with the same objective and `steps` attack steps.
+
+    prices : what passes cost; None compares passes.
+    """
     if attack is None or not is_attacked(objective):
-        return Reference(epochs, None, epochs * n * count_step_units(objective, None))
-    return Reference(epochs, steps, epochs * n * count_step_units(objective, attack.reference(steps)))
+        return Reference(epochs, None, epochs * n * plan_step(objective, None), prices)
+    return Reference(epochs, steps, epochs * n * plan_step(objective, attack.reference(steps)), prices)
 
 
 @dataclass(frozen=True)
-class PlannedUnits:
-    """Units that a run will take, in all phases but evaluation.
+class PlannedWork:
+    """Passes that a run will take, in all phases but evaluation.
 
     training : of training steps. selection : of selections. scores : of the scores over epochs that some solvers read,
     with the training of the probe from which they are taken.
     """
 
-    training: int
-    selection: int
-    scores: int
+    training: Work
+    selection: Work
+    scores: Work
 
     @property
-    def total(self) -> int:
+    def total(self) -> Work:
         return self.training + self.selection + self.scores
 
 
-def count_planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedUnits:
-    """Count the units that the trainer will take on n training examples, by what they are for.
+def plan_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedWork:
+    """Count the passes that the trainer will take on n training examples, by what they are for.
 
     held_out : how many validation examples there are, for selections that match their gradient. Counts are upper bounds
     where a minibatch rule adapts, and where weights are averaged (`SWA`) without a BatchNorm that trains.
     """
     plan = trainer.schedule.plan()
-    scoring = 0
+    scoring = NO_WORK
     if trainer.score is not None:
-        scoring = trainer.score.units(trainer.objective, trainer.get_selector().attack)
-    probe = trainer.probe_epochs * n * (count_step_units(Standard(), None) + scoring)
+        scoring = trainer.score.plan(trainer.objective, trainer.get_selector().attack)
+    probe = trainer.probe_epochs * n * (plan_step(Standard(), None) + scoring)
     full_epochs = sum(epoch.action == "full" for epoch in plan)
-    selection = sum(epoch.action == "select" for epoch in plan)
-    if selection:
+    selections = sum(epoch.action == "select" for epoch in plan)
+    selection = NO_WORK
+    if selections:
         selector = trainer.get_selector()
         measured = n + held_out if selector.target == "validation" else n
-        selection *= measured * count_selection_units(selector)
-    return PlannedUnits(
-        training=sum(_count_epoch_units(trainer, i, epoch.action, n) for i, epoch in enumerate(plan)),
-        selection=selection,
-        scores=probe + full_epochs * n * scoring,
-    )
+        selection = selections * measured * plan_selection(selector)
+    training = NO_WORK
+    for i, epoch in enumerate(plan):
+        training += _plan_epoch(trainer, i, epoch.action, n)
+    return PlannedWork(training=training, selection=selection, scores=probe + full_epochs * n * scoring)
 
 
-def _count_epoch_units(trainer: Trainer, epoch: int, action: str, n: int) -> int:
-    sizes = count_chunks(trainer.count_examples(action, n), trainer.batch_size)
+def _plan_epoch(trainer: Trainer, epoch: int, action: str, n: int) -> Work:
+    examples = trainer.count_examples(action, n)
     attack = trainer.attack_at(epoch)
-    more = 0
+    work = NO_WORK
     if trainer.awp_at(epoch) is not None:
-        more = 2 * len(trainer.objective.passes) * trainer.count_examples(action, n)
+        passes = len(trainer.objective.passes) * examples
+        work += Work(forward=passes, to_weights=passes)
+    if trainer.regularizer is not None:
+        work += examples * trainer.regularizer.plan()
+    for size, batches in count_chunks(examples, trainer.batch_size).items():
+        work += batches * plan_batch(trainer.minibatch, trainer.objective, attack, size=size, epoch=epoch)
+    if epoch < trainer.head_epochs:
+        work = work.train_head()
     if trainer.is_averaged(epoch, trainer.schedule.length):
-        more += trainer.count_examples(action, n)
-    return more + sum(
-        batches * count_batch_units(trainer.minibatch, trainer.objective, attack, size=size, epoch=epoch)
-        for size, batches in sizes.items()
-    )
+        work += Work(forward=examples)
+    return work
+
+
+def plan_work(trainer: Trainer, n: int, held_out: int = 0) -> Work:
+    """Count the passes of all phases but evaluation that the trainer will take on n training examples."""
+    return plan_parts(trainer, n, held_out).total
 
 
 def count_planned_units(trainer: Trainer, n: int, held_out: int = 0) -> int:
-    """Return the units of all phases but evaluation that the trainer will take on n training examples."""
-    return count_planned_parts(trainer, n, held_out).total
+    """Return the forward and backward passes of `plan_work`."""
+    return plan_work(trainer, n, held_out).units

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +16,18 @@ from advcore.attacks.memory import Perturbations
 from advcore.cost import CostLedger
 from advcore.errors import ConfigError, NonFiniteError, must
 from advcore.objectives.base import Objective, compute_losses
+from advcore.regularizers.base import Examples, Regularizer, compute_penalties, describe_examples
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow, find_device, set_mode
 from advcore.runtime.watch import GradientWatch
 from advcore.shares import divide
+from advcore.training.gate import NOT_APPLIED, Gate
 from advcore.training.progress import Entry, Snapshot
 from advcore.training.weight_attack import AWP, list_statistics, move_weights
 from advcore.unit_range import trust_images
 
 # A pass of the model: images (B, C, H, W) to logits (B, classes).
 Forward = Callable[[Tensor], Tensor]
-
-_NOT_APPLIED = "nothing was applied"
 
 
 def reduce_losses(losses: Tensor, weights: Tensor, normalise: str) -> Tensor:
@@ -38,64 +38,6 @@ def reduce_losses(losses: Tensor, weights: Tensor, normalise: str) -> Tensor:
     if normalise == "batch":
         return divide((weights * losses).sum(), weights.sum())
     return (weights * losses).mean()
-
-
-def weigh_part(part_weights: Tensor, weights: Tensor, batch: Tensor, normalise: str) -> float:
-    """Return a factor for one process's mean loss; with it, the mean over the processes is the whole batch's mean.
-
-    part_weights : of the process's part of the batch. weights : (N,) of all examples. batch : (B,) long, indices of the
-    whole batch. The factor is 1 where the process does the whole batch.
-    """
-    if len(part_weights) == len(batch):
-        return 1.0
-    if normalise == "batch":
-        share = float(divide(part_weights.sum(), weights[batch.to(weights.device)].sum()))
-        return distributed.weigh_mean(share, 1)
-    return distributed.weigh_mean(len(part_weights), len(batch))
-
-
-class FusedOptimizer(Protocol):
-    """What a fused step of torch reads beside its settings; torch's types leave it out."""
-
-    grad_scale: Tensor | None
-    found_inf: Tensor | None
-
-
-class Gate:
-    """Skips optimiser steps on the device from the first one on that is not finite, without waiting for the device.
-
-    `look` raises an error for such a step. For optimisers with a fused step.
-    """
-
-    OFTEN = 256  # steps after which the gate looks by itself
-
-    def __init__(self, device: torch.device) -> None:
-        self._shut = torch.zeros((), device=device)
-        self._first = torch.zeros((), dtype=torch.long, device=device)
-        self._places: list[Callable[[], str]] = []
-
-    def step(self, optimizer: torch.optim.Optimizer, finite: Tensor, where: Callable[[], str]) -> None:
-        """Call `optimizer.step()`, which does nothing unless this step and all before it were `finite`.
-
-        finite : a bool on the device. where : describes the step, for the error.
-        """
-        self._first = torch.where(self._shut > 0, self._first, len(self._places))
-        self._shut = torch.maximum(self._shut, (~finite).to(self._shut))
-        self._places.append(where)
-        # A fused step reads these two, which torch.amp.GradScaler sets in the same way.
-        fused = cast(FusedOptimizer, optimizer)
-        fused.grad_scale = None
-        fused.found_inf = self._shut
-        optimizer.step()
-        if len(self._places) >= self.OFTEN:
-            self.look()
-
-    def look(self) -> None:
-        """Raise NonFiniteError if a step was not finite; waits for the device."""
-        if self._places and bool(self._shut):
-            describe_step = self._places[int(self._first)]
-            raise NonFiniteError(f"loss or gradient is NaN or infinite at {describe_step()}; {_NOT_APPLIED}")
-        self._places.clear()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +52,7 @@ class Learner:
     on_update : called after each optimiser step.
     watch : of the gradients by which the attack climbs, over all steps of a run.
     awp : moves the weights at which the update's gradient is taken; None for no such move.
+    regularizer : its penalties are added to the losses; None for no such penalty.
     """
 
     model: nn.Module
@@ -127,26 +70,55 @@ class Learner:
     on_update: Callable[[], None] = lambda: None
     watch: GradientWatch = field(default_factory=GradientWatch)
     awp: AWP | None = None
+    regularizer: Regularizer | None = None
 
-    def perturb(self, x: Tensor, y: Tensor, generator: Stream) -> Tensor:
-        """Attack x (B, C, H, W), where B may be 0, and remember where the attack ends if there is a memory."""
+    def perturb(self, x: Tensor, y: Tensor, generator: Stream, *, clean: Tensor | None = None) -> Tensor:
+        """Attack x (B, C, H, W), B may be 0, of which `clean` are the logits if known; a memory keeps where it ends."""
         if not len(x):
             return x
         with self.ledger.phase("attack", x.device), borrow(self.model, training=self.attack_mode == "train"):
             attack = bind_attack(self.attack, self.model, self.ledger.count_passes)
             forward = self.watch.watch(self.ledger.count_passes(self.model))
             with trust_images():
-                x_adv = perturb(forward, self.objective, attack, x, y, generator=generator)
+                x_adv = perturb(forward, self.objective, attack, x, y, clean=clean, generator=generator)
             self.watch.refuse_training(self.model, attack, x, y)
             if self.memory is not None:
                 self.memory.keep(*distributed.concatenate(x, x_adv, generator.examples))
             return x_adv
 
-    def loss(self, forward: Forward, clean: Tensor, adversarial: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-        """Return the weighted objective at B examples, clean and attacked."""
+    def losses(
+        self,
+        forward: Forward,
+        clean: Tensor,
+        adversarial: Tensor,
+        y: Tensor,
+        examples: Examples | None = None,
+    ) -> Tensor:
+        """Return the objective's loss (B,) of each of B examples, clean and attacked.
+
+        examples : the same, for the regulariser, whose penalty is added; None adds none.
+        """
         images = {"clean": clean, "adversarial": adversarial}
         logits = {name: forward(images[name]) for name in self.objective.passes}
-        return reduce_losses(compute_losses(self.objective, y, **logits), weights, self.normalise)
+        losses = compute_losses(self.objective, y, **logits)
+        if self.regularizer is None or examples is None:
+            return losses
+        # Past what averages gradients over processes, which takes them from the parameters in any case.
+        model = self.ledger.count_passes(self.model)
+        return losses + compute_penalties(self.regularizer, model, examples, logits)
+
+    def loss(
+        self,
+        forward: Forward,
+        clean: Tensor,
+        adversarial: Tensor,
+        y: Tensor,
+        weights: Tensor,
+        examples: Examples | None = None,
+    ) -> Tensor:
+        """Return the weighted objective at B examples, as `losses`."""
+        losses = self.losses(forward, clean, adversarial, y, examples)
+        return reduce_losses(losses, weights, self.normalise)
 
     def update(self, loss_of: Callable[[Forward], Tensor], device: torch.device, where: Callable[[], str]) -> Tensor:
         """Take one optimiser step on `loss_of(forward)`, in train mode (`set_mode`), and return that loss, detached.
@@ -187,7 +159,7 @@ class Learner:
             mean = distributed.average_number(loss.item())  # which is the whole batch's
             got = f"loss {mean:.4g} and gradient norm {norm.item():.4g}"
             with distributed.fail_together():
-                raise NonFiniteError(f"{got} at {where()}; {_NOT_APPLIED}")
+                raise NonFiniteError(f"{got} at {where()}; {NOT_APPLIED}")
         if self.clip_value:
             nn.utils.clip_grad_value_(parameters, self.clip_value)
         if self.gate is None:
@@ -215,12 +187,16 @@ def step(
 ) -> Tensor:
     """Attack x (B, C, H, W), take one optimiser step on `factor` times the weighted loss, and return that, detached.
 
-    Cost: the attack, then one forward and one backward pass for each of the objective's passes.
+    Cost: the attack, then one forward and one backward pass for each of the objective's passes, and the regulariser's.
     """
+    examples = None
+    if learner.regularizer is not None:
+        with learner.ledger.phase("attack", x.device):
+            examples = describe_examples(learner.regularizer, learner.objective, learner.attack, x, y, generator)
     x_adv = learner.perturb(x, y, generator)
 
     def loss_of(forward: Forward) -> Tensor:
-        return factor * learner.loss(forward, x, x_adv, y, weights)
+        return factor * learner.loss(forward, x, x_adv, y, weights, examples)
 
     return learner.update(loss_of, x.device, where)
 
@@ -231,7 +207,7 @@ class Batch:
 
     indices : (B,) long, into the training data. x : (B, C, H, W), augmented. y : (B,) labels, or mixed. weights : (B,).
     attack_stream, rule_stream : random numbers of the attack and of the minibatch rule, bound to the examples.
-    where : describes the step, for errors.
+    where : describes the step, for errors. set_lr : sets the learning rate for where a share of its updates is done.
     images : size of the whole batch, of which these examples may be one process's part.
     factor : what this part's loss is multiplied by, so that the mean over the processes is the whole batch's loss.
     is_counted : whether the ledger counts this part; False where another process does the same work.
@@ -247,6 +223,7 @@ class Batch:
     images: int
     factor: float = 1.0
     is_counted: bool = True
+    set_lr: Callable[[float], None] = lambda share: None
 
 
 class Images(NamedTuple):
@@ -258,10 +235,19 @@ class Images(NamedTuple):
 
 
 class PlainStepper:
-    """Steps on whole batches: every example is attacked and learned from."""
+    """Steps on whole batches: every example is attacked and learned from.
+
+    factors : (N,) what the weight of each example is multiplied by in this epoch, 0 for those that it leaves out; None
+    where it trains on all of them, as they are weighted.
+    """
+
+    factors: Tensor | None = None
 
     def begin(self, epoch: int, entries: list[Entry]) -> None:
         """Prepare for a new epoch; `entries` of the epochs before it hold what validation measured."""
+
+    def choose_examples(self, examples: Tensor, stream: Stream, epochs: int) -> None:
+        """Set `factors` for a new epoch of a run of `epochs`; `examples` (n,) are those that it could train on."""
 
     def step(self, learner: Learner, batch: Batch) -> tuple[Tensor, int]:
         """Train on a batch, and return the loss and the number of images of which it is the mean."""

@@ -15,7 +15,7 @@ from advcore.rng import Stream, preserve_random_state
 from advcore.runtime.borrow import set_mode
 from advcore.runtime.precision import disable_compilation
 from advcore.selection.result import Coreset
-from advcore.training.epoch import split_into_batches
+from advcore.training.batches import split_into_batches
 from advcore.training.weight_attack import list_statistics
 
 if TYPE_CHECKING:

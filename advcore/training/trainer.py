@@ -43,6 +43,7 @@ from advcore.training.lr import LRSchedule, OneCycle
 from advcore.training.minibatch import Rule, find_rule_problem, refuse_one_image
 from advcore.training.mixing import find_mixing_problem
 from advcore.training.optimizers import OptimizerSettings, find_fused_problem, try_update
+from advcore.training.penalties import find_regularizer_problem
 from advcore.training.progress import Snapshot
 from advcore.training.selector import expand_selection, list_disagreements
 from advcore.training.trainable import TrainedParts
@@ -63,8 +64,8 @@ class Trainer(LoopSettings):
     optimizer, lr_schedule : settings of `advcore.training`.
     probe_epochs : for solvers that read scores over epochs: how many epochs of ordinary training of a copy are scored
         first; at least 1 where there is no warm start.
-    minibatch : a rule of `advcore.minibatch`, which says which examples of a batch are attacked, or which images are
-        learned from; None: all.
+    minibatch : a rule of `advcore.minibatch`: what of each batch is attacked, and how, or learned from, or which
+        examples an epoch leaves out; None: all.
     head : name of the last linear layer, for a rule that reads features; None finds it.
     attack_steps : the attack's steps in each epoch (`advcore.training.attack_steps`); None: the attack's setting.
     batch_size, normalise, attack_mode, eps_ramp, clip_norm, clip_value, ema, swa, probe_examples, memory, speed : see
@@ -93,25 +94,19 @@ class Trainer(LoopSettings):
 
     def _check_more(self) -> list[SettingProblem | None]:
         is_scored = self.score is None or self.schedule.warm_epochs or self.probe_epochs
+        need = f"{self.solver_reads} scores need a training run"
         return [
             describe_mismatch(self.objective, self.attack),
-            find_rule_problem(self.minibatch, self.objective, len(self.schedule.plan()), self),
+            find_rule_problem(self.minibatch, self.objective, self.attack, len(self.schedule.plan()), self),
             find_mixing_problem(self.cutmix, self.objective, self.attack, getattr(self.selector, "solver", None)),
+            find_regularizer_problem(self, self.objective, self.attack),
             self.find_length_problem(len(self.schedule.plan())),
             check_at_least("probe_epochs", self.probe_epochs, 0),
             unless(
                 self.selector or self.schedule.budget >= 1,
                 must("selector", "set for a schedule with a budget below 1", None, "or name a solver"),
             ),
-            unless(
-                is_scored,
-                must(
-                    "probe_epochs",
-                    "at least 1 without a warm start",
-                    0,
-                    way_out=f"{self.solver_reads} scores need a training run",
-                ),
-            ),
+            unless(is_scored, must("probe_epochs", "at least 1 without a warm start", 0, need)),
             check(
                 self.score or not self.probe_epochs,
                 "probe_epochs",
@@ -148,7 +143,8 @@ class Trainer(LoopSettings):
     @property
     def few_steps(self) -> bool:
         """Whether an epoch's attack has too few steps to judge the model."""
-        return is_attacked(self.objective) and getattr(self.weakest_attack, "few_steps", False)
+        has_few_steps = any(getattr(part, "few_steps", False) for part in (self.minibatch, self.weakest_attack))
+        return is_attacked(self.objective) and has_few_steps
 
     @property
     def probe(self) -> Attack | None:
@@ -177,7 +173,7 @@ class Trainer(LoopSettings):
             return 0
         sizes = [self.count_examples(epoch.action, n) for epoch in self.schedule.plan()]
         most = max(after if before == after else before + after for before, after in itertools.pairwise([0, *sizes]))
-        return self.memory.count_bytes(most, shape)
+        return getattr(self.attack, "tensors", 1) * self.memory.count_bytes(most, shape)
 
     @property
     def solver_reads(self) -> str | None:
@@ -198,7 +194,7 @@ class Trainer(LoopSettings):
 
     def build_probe(self) -> "Trainer":
         """Return how a copy of the model trains, without attacks, while the scores of `probe_epochs` are taken."""
-        names = ("attack", "attack_steps", "minibatch", "selector", "ema", "swa", "awp", "cutmix")
+        names = ("attack", "attack_steps", "minibatch", "selector", "ema", "swa", "awp", "cutmix", "regularizer")
         nothing: dict = dict.fromkeys(names)
         return replace(
             self,

@@ -16,7 +16,8 @@ from advcore.objectives.base import Objective
 from advcore.rng import Stream
 from advcore.runtime.precision import Speed, run_model
 from advcore.training import SGD
-from advcore.training.step import Gate, Learner, step
+from advcore.training.gate import Gate
+from advcore.training.step import Learner, step
 
 EPS, STEP_SIZE, STEPS, LR = 8 / 255, 2 / 255, 10, 1e-3
 BETA = 6.0  # of TRADES

@@ -5,6 +5,7 @@ docs/reproducing.md lists the pages, and which command makes the records of each
 
 import checkpoint_cost_page
 import choosing_page
+import compute_page
 import cpu_defaults_table
 import cpu_page
 import diagnostics_page
@@ -18,7 +19,7 @@ import threads_page
 
 PAGES = (
     *(tables, solver_page, cpu_page, cpu_defaults_table, gpu_page, threads_page, memory_page, checkpoint_cost_page),
-    *(diagnostics_page, masking_page, choosing_page, network_page),
+    *(compute_page, diagnostics_page, masking_page, choosing_page, network_page),
 )
 
 for page in PAGES:

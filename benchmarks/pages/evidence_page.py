@@ -3,11 +3,12 @@
 import statistics
 from collections.abc import Sequence
 
-from figures import Groups, Tested, ask, cost, gap_text, robust, verdict
+from figures import Groups, Tested, ask, cost, cost_notes, gap_text, robust, table, unit_of, verdict
 
 from advcore.reporting.record import RunRecord
+from advcore.reporting.spent import SECONDS, format_seconds
 from advcore.reporting.statistics import compare_all
-from advcore.reporting.tables import NOTHING, compare_methods, format_mean, list_flags, to_markdown
+from advcore.reporting.tables import NOTHING, format_mean, list_flags, to_markdown
 from advcore.reporting.verdicts import describe_varied, explain_test
 
 BASE, CHANCE = "GradMatch", "random"
@@ -50,14 +51,15 @@ def _row(found: Groups, name: str, beside: Sequence[str]) -> list[str]:
         str(len(records)),
         format_mean(robust(records)),
         *(gap_text(found, name, other) if other != name else NOTHING for other in beside),
-        f"{cost(records):.2f}",
+        f"{cost(found, name):.2f}",
+        format_seconds(records),
         _facts(records, "gradient_error_trained"),
         _facts(records, "effective_sample_size"),
     ]
 
 
 def _table(found: Groups, names: Sequence[str], beside: Sequence[str]) -> str:
-    head = ["method", "seeds", "robust, %", *(f"beside {other}" for other in beside), "relative cost"]
+    head = ["method", "seeds", "robust, %", *(f"beside {other}" for other in beside), unit_of(found).title, SECONDS]
     head += ["gradient error, as trained", "effective sample size"]
     return to_markdown(head, [_row(found, name, beside) for name in names if name in found])
 
@@ -78,7 +80,15 @@ def budgets(found: Groups) -> str:
         for name in names
         if name in found
     ]
-    head = ["method", "seeds", "robust, %", "relative cost", "gradient error, as trained", "effective sample size"]
+    head = [
+        "method",
+        "seeds",
+        "robust, %",
+        unit_of(found).title,
+        SECONDS,
+        "gradient error, as trained",
+        "effective sample size",
+    ]
     lines = [to_markdown([*head, "beside random, same budget"], rows), ""]
     rows = [_row(found, f"shortened to {n}", []) for n in (1, 2, 4) if f"shortened to {n}" in found]
     lines += ["Full data for fewer epochs:", "", to_markdown(head, rows), ""] if rows else []
@@ -186,7 +196,7 @@ def text(found: Groups, facts: dict | None) -> str:
         lines += ["## How long a coreset stands for the data", "", STALE, "", staleness_table(facts), ""]
     flags = list_flags(found, "last")
     lines += [f"Flags: {'; '.join(flags)}.", ""] if flags else []
-    lines += ["## All rows", "", to_markdown(*compare_methods(found, "last")), ""]
+    lines += ["## All rows", "", cost_notes(found, "all data"), "", table(found, "last", "all data"), ""]
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from figures import DOCS, RECORDS, between
 
-from advcore.adversary import count_passes
+from advcore.adversary import plan_attack
 from advcore.attacks import LinfPGD
 from advcore.files import read_json
 from advcore.objectives import Trades
@@ -72,7 +72,7 @@ def notes() -> str:
     """What the table means for ImageNet-1k."""
     shape, objective = SHAPES[-1], Trades()
     moved = shape.rows(10**9) + shape.dealt(10**9)  # as the number of processes grows
-    each = count_passes(objective, LinfPGD(eps=8 / 255, steps=10, start="gaussian"))
+    each = plan_attack(objective, LinfPGD(eps=8 / 255, steps=10, start="gaussian")).units
     (record,) = (one for one in read_json(SOLVED)["results"]["passes"] if one["solver"] == "GradMatch")
     solve, classes = record["generating"] + record["solving"], shape.c
     shared = ", ".join(f"{solve / count:.1f} s on {count}" for count in PROCESSES[1:])

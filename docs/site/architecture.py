@@ -27,11 +27,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "selection and evaluation": ("selection", "evaluation"),
     "gradients": ("gradients",),
     "sweep": ("sweep",),
-    "adversary": ("adversary",),
+    "adversary": ("adversary", "regularizers"),
     "methods": ("data", "models", "attacks", "objectives", "solvers", "minibatch"),
     "base": (
         *("types", "settings", "kinds", "errors", "suggestions", "deprecation", "rng", "cost", "rows", "files"),
-        *("runtime", "distributed", "shares", "pixels", "unit_range", "version"),
+        *("runtime", "distributed", "shares", "pixels", "unit_range", "version", "work"),
         *("speed", "signals", "borrow", "heap"),  # to be removed with the next release
     ),
 }

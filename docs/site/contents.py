@@ -69,8 +69,8 @@ INNER = {
     "selection": {"measure", "solve"},
     "testing": {"examples"},
     "training": {
-        *("average", "budget", "epoch", "judge", "loop", "minibatch", "plan", "progress", "snapshot", "steppers"),
-        "trainable",
+        *("average", "batches", "budget", "epoch", "judge", "loop", "minibatch", "plan", "progress", "pruning"),
+        *("snapshot", "steppers", "trainable"),
     },
     "register": {"networks", "plugins"},
     "evaluation": {"part_record", "stretch"},

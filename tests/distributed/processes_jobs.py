@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from advcore import AdversarialCoreset, Trainer, distributed, evaluate
-from advcore.attacks import LinfPGD
+from advcore.attacks import FGSMMEP, LinfPGD
 from advcore.attacks.memory import Memory
 from advcore.cost import CostLedger
 from advcore.data.source import Pooled, Resident, Source, Streamed
@@ -21,6 +21,7 @@ from advcore.files import load_folder, save_folder
 from advcore.minibatch import RULES
 from advcore.objectives.standard import Pgd
 from advcore.objectives.trades import Trades
+from advcore.regularizers import GradAlign, PriorGuided
 from advcore.rng import Stream
 from advcore.rows import DenseRows
 from advcore.runtime.signals import Stopped, catch_signals
@@ -29,7 +30,8 @@ from advcore.solvers import SOLVERS
 from advcore.training.average import SWA
 from advcore.training.loop import Listener
 from advcore.training.optimizers import SGD, Adam
-from advcore.training.step import Batch, Learner, PlainStepper, weigh_part
+from advcore.training.picks import weigh_part
+from advcore.training.step import Batch, Learner, PlainStepper
 from advcore.types import Event
 
 ATTACK = LinfPGD(eps=0.1, steps=3)
@@ -194,6 +196,12 @@ RUNS = {
         memory=Memory(precision="float16"),
     ),
     "pool": lambda: trainer(objective=Pgd(), attack=LinfPGD(eps=0.1, steps=2, start="remembered")),
+    "momentum, prior guided": lambda: trainer(
+        objective=Pgd(), attack=FGSMMEP(eps=0.1), memory=Memory(reset=2), regularizer=PriorGuided(weight=1.0)
+    ),
+    "grad align": lambda: selecting(
+        objective=Pgd(), attack=LinfPGD(eps=0.1, steps=1), regularizer=GradAlign(weight=0.5)
+    ),
     "margin": lambda: trainer(minibatch=RULES["margin"](rho=0.5, warm_up=1)),
     "gradient matching, batch": lambda: selecting(
         minibatch=RULES["gradient_matching"](rho=0.5, warm_up=0), normalise="batch"
@@ -216,6 +224,21 @@ def build(name: str) -> tuple[Trainer, nn.Module, Source]:
 
 def train() -> dict:
     return {name: fitted(*build(name)) for name in RUNS}
+
+
+def pruned() -> dict:
+    """A rule that leaves out examples by the losses that all processes met; then the same from the state of an epoch.
+
+    Without BatchNorm, so that losses are those of one process.
+    """
+    states = []
+    settings = trainer(
+        objective=Pgd(), minibatch=RULES["infobatch"](whole=0.0), schedule=Schedule(epochs=4), clip_norm=1.0
+    )
+    listener = Listener(on_checkpoint=lambda state: states.append(state()))
+    run = fitted(settings, network(norm=False), listener=listener)
+    state = distributed.run_on_first(lambda: states[1])
+    return {"run": run, "again": fitted(settings, network(norm=False), resume=state)}
 
 
 def resumed() -> dict:
@@ -400,7 +423,7 @@ def parts() -> dict:
     }
 
 
-JOBS = (select, evaluations, one_update, train, resumed, failures, mistakes, stopped, parts)
+JOBS = (select, evaluations, one_update, train, pruned, resumed, failures, mistakes, stopped, parts)
 
 
 def main(folder: Path) -> None:

@@ -120,6 +120,17 @@ def rounded(several: list[dict], name: str) -> bool:
     return len(several) == 3 and name in ("margin", "gradient matching, batch")
 
 
+def test_all_processes_leave_out_the_same_examples_as_one_would(one, several):
+    alone, theirs = one["pruned"]["run"], several[0]["pruned"]["run"]
+    for state in theirs["everyone"][1:]:
+        same(state, theirs["everyone"][0])
+    shares = [[entry["minibatch"]["trained"] for entry in run["epochs"]] for run in (alone, theirs)]
+    assert shares[0] == shares[1] and min(shares[0]) < 0.9
+    assert theirs["passes"]["attack"] == alone["passes"]["attack"]
+    for found in (one, several[0]):
+        same(found["pruned"]["again"]["everyone"], found["pruned"]["run"]["everyone"])
+
+
 @pytest.mark.parametrize("name", jobs.RUNS)
 def test_after_training_all_processes_hold_the_same(one, several, name):
     alone, theirs = one["train"][name], several[0]["train"][name]

@@ -26,7 +26,8 @@ from advcore.data.source import Resident
 from advcore.errors import ConfigError, DataError, NonFiniteError
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.evaluation.comparisons import flag_order
-from advcore.evaluation.evaluate import EVALUATED, evaluate, wilson
+from advcore.evaluation.evaluate import EVALUATED, evaluate
+from advcore.evaluation.intervals import wilson
 
 N, SHAPE, CLASSES = 60, (1, 4, 4), 3
 EPS = {"linf": 0.05, "l2": 0.15, "l1": 0.4}

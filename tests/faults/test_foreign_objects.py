@@ -34,7 +34,9 @@ from advcore.runtime.precision import Speed
 from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, GradMatch, Random
 from advcore.training import SGD, Cosine, MultiStep, budget
+from advcore.training.plan import Reference
 from advcore.training.progress import Listener
+from advcore.work import Work
 
 ATTACK = LinfPGD(eps=0.1, steps=1)
 STREAM = Stream(seed=0, purpose="foreign")
@@ -408,7 +410,8 @@ SETTINGS = {
     "minibatch: name": (
         "minibatch",
         "margins",
-        "one of AttackSubset, UpdateSubset, such as advcore.minibatch.Margin(...), got 'margins'",
+        "one of AttackSubset, UpdateSubset, WholeBatch, EpochSubset, such as advcore.minibatch.Margin(...), got "
+        "'margins'",
     ),
     "schedule: number": ("schedule", 5, "an object of the class advcore.selection.schedule.Schedule, got 5"),
     "selector: solver": (
@@ -807,4 +810,5 @@ def test_an_offer_where_every_variant_is_refused_says_why(monkeypatch):
 
     monkeypatch.setattr(budget, "_find_least_size", refuse_all)
     trainer = build_trainer(selector=build_selector(), schedule=Schedule(epochs=2, budget=0.5), batch_size=128)
-    refuse(ConfigError, "attack must be another", budget.list_offers, trainer, 100, 10, 1e-9, 10**6)
+    reference = Reference(1, None, Work(forward=10**6))
+    refuse(ConfigError, "attack must be another", budget.list_offers, trainer, 100, 10, 1e-9, reference)

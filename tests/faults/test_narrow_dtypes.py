@@ -1,6 +1,7 @@
 """Models that run in half precision by themselves: losses, margins and attacks are in float32, underflow is told."""
 
 import copy
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -93,18 +94,18 @@ def test_the_logits_that_everything_reads_are_float32(model, kind, dtype):
     x = torch.rand(3, 1, 8, 8)
     output = half(x)
     raw = getattr(output, "logits", output)
-    logits = CountedModel(half, lambda kind, count: None)(x)
+    logits = CountedModel(half, lambda *pass_: None)(x)
     assert raw.dtype == dtype and logits.dtype == torch.float32 and torch.equal(logits, raw.float())
 
 
 def test_wider_logits_stay_as_they_are(model):
     x = torch.rand(3, 1, 8, 8)
-    assert CountedModel(model.double(), lambda kind, count: None)(x.double()).dtype == torch.float64
+    assert CountedModel(model.double(), lambda *pass_: None)(x.double()).dtype == torch.float64
 
 
 def test_eight_bits_count_as_half_precision_does(model):
     x = torch.rand(3, 1, 8, 8)
-    logits = CountedModel(InEightBits(model), lambda kind, count: None)(x)
+    logits = CountedModel(InEightBits(model), lambda *pass_: None)(x)
     assert torch.equal(logits, model(x).to(torch.float8_e4m3fn).float())
 
 
@@ -264,7 +265,9 @@ def easy() -> Resident:
 def test_gradients_that_underflow_are_flagged_unasked(easy, widens, checks):
     result = evaluate(Confident(torch.float16, widens=widens), easy, [ATTACK], checks=checks)
     told = [flag for flag in result.flags if flag.startswith("underflow")]
-    assert told == ["underflow: 36 % of the input gradient's entries are too small for the model's float16, and 0"]
+    (line,) = told
+    # about 36.5 %: which way that is rounded depends on how a CPU adds in float16
+    assert re.fullmatch("underflow: 3[67] % of the input gradient's entries are too small for .* float16, and 0", line)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ from advcore.selection.solve import Solution
 from advcore.shares import divide
 from advcore.solvers import GradMatch
 from advcore.training import SGD
-from advcore.training.step import reduce_losses, weigh_part
+from advcore.training.picks import weigh_part
+from advcore.training.step import reduce_losses
 
 ATTACK = LinfPGD(eps=0.1, steps=1)
 STREAM = Stream(seed=0, purpose="zero")

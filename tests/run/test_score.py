@@ -146,7 +146,7 @@ def test_learning_stability_is_of_adversarial_training_under_attack_and_balanced
     code, _, err = advcore("run", "stability_trades.yaml", *sets, *use)
     assert code == 0, err
     record = RunRecord.load(tmp_path / "run/record.json")
-    assert record.pretraining == {"run": str(out), "passes": scores.passes}
+    assert record.pretraining == {"run": str(out), "passes": scores.passes, "flops": scores.flops}
     assert record.ledger["scoring"]["forward"] == 0
     (path,) = (tmp_path / "run/coresets").glob("*.npz")
     chosen = Coreset.load(path).indices.tolist()

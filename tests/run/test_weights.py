@@ -11,6 +11,7 @@ from torch import nn
 from advcore.config.load import from_dict
 from advcore.errors import CheckpointError, ConfigError
 from advcore.models import MODELS
+from advcore.reporting.costs import count_flops, count_passes
 from advcore.reporting.record import RunRecord
 from advcore.run.prepare import prepare
 from advcore.run.run import run
@@ -142,10 +143,11 @@ def test_the_cost_of_the_run_that_wrote_the_weights_is_recorded(tmp_path):
     first = run(prepare(from_dict(RUN)), tmp_path / "first")
     second = run(prepare(configure(tmp_path / "first/checkpoints/last.safetensors")), tmp_path / "second")
     third = run(prepare(configure(tmp_path / "second/checkpoints/best.safetensors")), tmp_path / "third")
-    spent = [record.relative_cost * record.reference["units"] for record in (first, second)]
+    spent = [count_passes(record) for record in (first, second)]
+    flops = [count_flops(record) for record in (first, second)]
     assert first.pretraining == {}
-    assert second.pretraining == {"run": first.name, "passes": spent[0]}
-    assert third.pretraining == {"run": second.name, "passes": sum(spent)}
+    assert second.pretraining == {"run": first.name, "passes": spent[0], "flops": flops[0]}
+    assert third.pretraining == {"run": second.name, "passes": sum(spent), "flops": sum(flops)}
     moved = (tmp_path / "first/checkpoints/last.safetensors").rename(tmp_path / "moved.safetensors")
     longer = configure(moved)
     longer = replace(longer, training=replace(longer.training, epochs=2))

@@ -176,7 +176,7 @@ def radius_with(model, data):
     smallest_radius(model, data, ATTACK, torch.arange(N), **known)
 
 
-READ_GRADIENTS = [name for name, kind in SOLVERS.items() if kind().reads in ("last_layer", None)]
+READ_GRADIENTS = [name for name, kind in SOLVERS.items() if kind().reads in ("last_layer", "divergence", None)]
 JUDGED = [name for name in ATTACKS if not small(name).training_only]
 PUBLIC = {
     **{f"evaluate {name}": lambda m, d, name=name: evaluate(m, d, [small(name)], batch_size=8) for name in JUDGED},

@@ -26,9 +26,9 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch
 from advcore.training import SGD, Adam
 from advcore.training.epoch import EpochTrainer
+from advcore.training.gate import Gate
 from advcore.training.loop import Listener
 from advcore.training.lr import Constant
-from advcore.training.step import Gate
 
 CPU, ATTACK = torch.device("cpu"), LinfPGD(eps=0.1, steps=2)
 WAYS = {
@@ -238,7 +238,7 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("rule", [None, *RULES])
 def test_no_step_asks_the_device_for_a_number(model, source, rule, monkeypatch):
     """Between the second and the last step of an epoch; on a GPU each question is a wait."""
-    settings = {} if rule in (None, "random_mix") else {"warm_up": 0}
+    settings = {} if rule in (None, "random_mix", "infobatch") else {"warm_up": 0}
     made = Trainer(
         objective=Pgd(),
         attack=ATTACK,

@@ -130,7 +130,7 @@ def test_hard_rows_on_a_gpu_give_what_can_be_had_and_say_why(solver, matrix):
 
 def as_read(reads, matrix):
     """Rows of each kind that a solver that reads this may be given, with these numbers in them."""
-    if reads not in (None, "last_layer"):
+    if reads not in (None, "last_layer", "divergence"):
         return [DenseRows(matrix=matrix[:, :1]), DenseRows(matrix=matrix[:, :1].abs())]
     ones = torch.ones(len(matrix), 2, dtype=matrix.dtype)
     dense = DenseRows(matrix=matrix)

@@ -12,8 +12,9 @@ from advcore.errors import ConfigError
 from advcore.reporting.record import RunRecord
 from advcore.suite import layout as suite_file
 from advcore.suite import suite as suites
-from advcore.suite.layout import BASELINES, expand_grids, make_slug
+from advcore.suite.layout import BASELINES, expand_grids, list_added, list_left_out, make_slug
 from advcore.suite.runs import list_runs, shard
+from advcore.suite.splits import choose_vary_split
 from advcore.suite.suite import load, resolve_methods
 
 EXPERIMENT = "experiments/trades_gradmatch.yaml"
@@ -31,13 +32,14 @@ def suite(root, tmp_path):
     return made
 
 
-def test_the_split_of_the_data_varies_with_the_seed_where_the_suite_says_so(suite):
+def test_the_split_of_the_data_varies_with_the_seed_unless_the_suite_says_no(suite):
     text = "seeds: [3, 1]\nreference: null\nbaselines: false\nmethods: {half: {}}\n"
-    splits = {}
-    for vary in ("", "vary_split: true\n"):
+    fixed, varied = [(3, 0), (1, 0)], [(3, 3), (1, 1)]
+    for vary, expected in (("", varied), ("vary_split: true\n", varied), ("vary_split: false\n", fixed)):
         one = suite(text + vary)
-        splits[vary] = [(run.seed, run.config.data.split_seed) for run in list_runs(one, resolve_methods(one))]
-    assert list(splits.values()) == [[(3, 0), (1, 0)], [(3, 3), (1, 1)]]
+        assert [(run.seed, run.config.data.split_seed) for run in list_runs(one, resolve_methods(one))] == expected
+    one = suite(text + "set: {data.split_seed: 2}\n")
+    assert {run.config.data.split_seed for run in list_runs(one, resolve_methods(one))} == {2}
     with pytest.raises(ConfigError) as caught:
         suite(text + "vary_split: 2\n")
     assert str(caught.value) == "vary_split must be true or false, got 2"
@@ -47,6 +49,22 @@ def test_the_split_of_the_data_varies_with_the_seed_where_the_suite_says_so(suit
         "vary_split must be left out, or false, where data.split_seed is set, got True; "
         "half: data.split_seed would not count"
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"selection": {"solver": {"name": "random", "scores": None}}}, True),
+        ({"selection": None, "model": {"weights": "of method full"}}, True),
+        ({"selection": {"solver": {"name": "aign", "scores": "scores.npz"}}}, False),
+        ({"model": {"name": "small_cnn", "weights": "trained.safetensors"}}, False),
+        ({"data": {"split_seed": 0}}, False),
+        ({"data": "digits"}, True),
+    ],
+)
+def test_what_is_of_one_data_split_binds_the_suite_to_it(settings, expected):
+    assert choose_vary_split(None, {"full": {"selection": None}, "one": settings}) is expected
+    assert choose_vary_split(False, {"one": settings}) is False
 
 
 def test_methods_are_the_experiment_with_the_suites_the_sizes_and_their_own_changes(suite):
@@ -128,7 +146,7 @@ WRONG = {
     "methods: {full: {}, b: {grid: {selection: [{budget: 1}]}}}": "must be a mapping of names to values where",
     "methods: {full: {}}\nbaselines: {shortned: false}": "baselines.shortned is none; did you mean 'shortened'?",
     "methods: {full: {}}\nbaselines: {fat: 3}": "baselines.fat must be true or false, got 3",
-    "methods: {full: {}}\nbaselines: [fat]": "baselines must be false, or a mapping of random, random_of_cost,",
+    "methods: {full: {}}\nbaselines: [fat]": "baselines must be false, or a mapping of random, random_static,",
     "methods: {full: {}}\nreference: null": "baselines must be false where reference is null, got None",
     "methods: {full: {}}\nreference: null\nbaselines: {fat: false}": "baselines must be false where reference is null",
     "methods: {full: {}}\nsizes: {s: {methods: {}}}": "sizes.s.methods is not a setting of a size",
@@ -269,10 +287,13 @@ def test_each_run_is_in_exactly_one_shard(suite):
 
 
 def test_baselines_are_left_out_by_name_or_all_together(suite):
-    left = {more: suite(f"methods: {{full: {{}}}}\n{more}").without for more in (
+    left = {more: list_left_out(suite(f"methods: {{full: {{}}}}\n{more}").added) for more in (
         "", "baselines: true", "baselines: {fat: false, random: true}", "baselines: false")}  # fmt: skip
-    assert list(left.values()) == [(), (), ("fat",), tuple(BASELINES)]
+    assert list(left.values()) == [[], [], ["FAT"], [BASELINES[name] for name in list_added(None)]]
     assert suite("methods: {full: {}}\nreference: null\nbaselines: false").added == ()
+    static = suite("methods: {full: {}}\nbaselines: {random_static: true, fat: false}")
+    assert "random_static" in static.added and "random" in static.added and list_left_out(static.added) == ["FAT"]
+    assert "random_static" not in suite("methods: {full: {}}").added  # which committed suites have no records of
 
 
 def test_an_identity_knows_settings_from_places(suite):
@@ -334,7 +355,7 @@ def test_every_suite_of_the_papers_resolves_in_every_size(root):
         assert {"small", "full"} <= raw["sizes"].keys() and raw["name"] == path.stem
         for size in raw["sizes"]:
             suite = load(path, size)
-            assert list(resolve_methods(suite)) == list(expand_grids(raw)) and not suite.without
+            assert list(resolve_methods(suite)) == list(expand_grids(raw)) and suite.added == list_added(None)
 
 
 def test_the_suite_in_the_page_is_one(root, tmp_path):

@@ -8,17 +8,21 @@ from advcore.attacks.memory import Memory
 from advcore.config.load import from_dict, set_values
 from advcore.config.yaml_reader import read
 from advcore.errors import ConfigError
+from advcore.minibatch.infobatch import InfoBatch
 from advcore.minibatch.uniform import RandomMix, RandomSubset
 from advcore.run import build
 from advcore.solvers.uniform import Random
 from advcore.suite.baselines import add_baselines, plan_cost, set_epochs
-from advcore.suite.layout import BASELINES
+from advcore.suite.extents import Extent
+from advcore.suite.layout import list_added
 from advcore.suite.suite import load, resolve_methods
 from advcore.training.lr import MultiStep
 
+ADDED = list_added(None)
+
 
 def counts(config):
-    return 128, 0
+    return Extent(128)  # without prices: costs are passes, which are worked out by hand
 
 
 BASE = {
@@ -44,7 +48,7 @@ def base(root):
 def added(base):
     """The baselines that come to `full` and one other method."""
 
-    def found(changes: dict, names=BASELINES, full=None) -> dict:
+    def found(changes: dict, names=ADDED, full=None) -> dict:
         raw = set_values(base, full or {})
         methods = {"full": from_dict(raw), "method": from_dict(set_values(raw, changes))}
         return {name: c for name, c in add_baselines(methods, "full", names, counts).items() if name not in methods}
@@ -96,6 +100,26 @@ def test_in_a_composition_random_of_equal_cost_has_more_data_or_attacks_more_of_
     assert one.selection.budget == 0.5 and one.selection.cost is None
     cost = plan_cost(_of(base, half), counts)
     assert cost - 0.5 / 64 < plan_cost(one, counts) <= cost
+
+
+def test_a_static_random_subset_is_added_where_it_is_asked_for(base, added):
+    """Beside the redrawn one, and in a composition with a rule over epochs, which stays."""
+    names = list_added({"random_static": True, "shortened": False, "fewer_steps": False, "fat": False, "n_fgsm": False})
+    assert names == ("random", "random_static", "random_of_cost") and "random_static" not in list_added(None)
+    found = added({"selection": HALF | {"warm_start": 0.4, "period": 2}}, ("random", "random_static"))
+    assert list(found) == ["random 0.5", "random static 0.5"]
+    redrawn, static = (found[name].selection for name in found)
+    assert (redrawn.solver, static.solver) == (Random(), Random(redraw=False))
+    assert (static.budget, static.warm_start, static.period) == (0.5, 0.4, 2)
+    both = added({"selection": HALF, "minibatch": {"name": "infobatch"}}, ("random", "random_static"))
+    assert [one.minibatch for one in both.values()] == [InfoBatch()] * 2
+    assert added({"minibatch": MARGIN}, ("random_static",)) == {}
+
+
+def test_a_rule_over_epochs_alone_has_no_random_twin_and_is_planned_as_full_training(base, added):
+    rule = {"minibatch": {"name": "infobatch"}}
+    assert plan_cost(_of(base, rule), counts) == 1
+    assert list(added(rule)) == ["FAT", "N-FGSM"]
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,7 @@ def test_baselines_are_planned_once_and_kept_beside_the_records(suite, tmp_path,
     first = bench.check_suite(suite(""), out=tmp_path / "out")
     assert {"random 0.5", "FAT", "N-FGSM"} <= first.methods.keys()
     execute(first)
-    monkeypatch.setattr(Digits, "count_examples", lambda self: 1 / 0)  # as on a machine without the data
+    monkeypatch.setattr(Digits, "sketch", lambda self: 1 / 0)  # as on a machine without the data
     again = bench.check_suite(suite(""), out=tmp_path / "out")
     assert again.methods == first.methods and len(again.runs) == len(kept(again.folder)) - 1
     monkeypatch.undo()
@@ -252,7 +252,7 @@ def test_counts_are_those_of_the_data_that_is_loaded():
 
     data = Digits(train_size=160, validation=0.13)
     loaded = data.load(torch.device("cpu"))
-    assert data.count_examples() == (len(loaded.train), len(loaded.validation))
+    assert data.sketch()[1:] == (len(loaded.train), len(loaded.validation))
 
 
 class FakeRay:

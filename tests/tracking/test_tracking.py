@@ -147,7 +147,7 @@ def test_gone_on_with_no_epoch_is_told_twice_and_none_is_lost(advcore, root, tin
     count = {"told more than was saved": 3, "not tracked": 0}[before]
     if count:
         (tracking := Tracking({"tensorboard": TRACKERS["tensorboard"]()}, run, "x", {})).tell(
-            metrics.build_rows(record["epochs"][:count], record["selections"], record["reference"]["units"])
+            metrics.build_rows(record["epochs"][:count], record["selections"], record["reference"])
         )
         assert tracking.events == []
     code, _, err = advcore(*command(root, tiny, TRACKED), "--out", run, "--resume")

@@ -8,9 +8,11 @@ from kernels import by_plain_kernels
 
 from advcore import Trainer
 from advcore.attacks import NFGSM, FastLPA, LinfPGD
-from advcore.evaluation.evaluate import wilson
+from advcore.evaluation.intervals import wilson
+from advcore.minibatch import RULES
 from advcore.objectives import Pgd
 from advcore.selection.schedule import Schedule
+from advcore.solvers import RCS, Random
 from advcore.training import SGD, Constant
 from advcore.training import judge as module
 from advcore.training.judge import is_collapse
@@ -43,7 +45,7 @@ def test_a_fall_counts_beyond_a_fifth_and_beyond_noise(before, after, n, expecte
     assert is_collapse(probe(before, n), probe(after, n)) == expected
 
 
-def fit(model, source, monkeypatch, accuracies, attack=None):
+def fit(model, source, monkeypatch, accuracies, attack=None, **more):
     """Training whose probe accuracies are made up; the states that the listener was told."""
     falls, told = iter(accuracies), []
 
@@ -55,7 +57,7 @@ def fit(model, source, monkeypatch, accuracies, attack=None):
     monkeypatch.setattr(module, "evaluate", judged)
     made = Trainer(
         objective=Pgd(), attack=attack or LinfPGD(eps=0.1, steps=2), schedule=Schedule(epochs=len(accuracies)),
-        optimizer=SGD(lr=0.05), lr_schedule=Constant(), batch_size=32,
+        optimizer=SGD(lr=0.05), lr_schedule=Constant(), batch_size=32, **more,
     )  # fmt: skip
     listener = Listener(on_state=lambda name, state, entry: told.append((name, state, entry["epoch"])))
     return made.fit(copy.deepcopy(model), source, source, seed=0, listener=listener), told
@@ -69,6 +71,25 @@ def test_the_weights_before_the_fall_are_kept_and_the_record_says_so(model, sour
     (kept,) = [(state, epoch) for name, state, epoch in told if name == "before_collapse"]
     at_one = next(state for name, state, epoch in told if name == "last" and epoch == 1)
     assert kept[1] == 1 and all(torch.equal(kept[0][key], at_one[key]) for key in at_one)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"minibatch": RULES["infobatch"](whole=0.0)},
+        {"solver": RCS(), "budget": 0.5},
+        {"solver": Random(redraw=False), "budget": 0.6},
+    ],
+    ids=["infobatch", "rcs", "random static"],
+)
+@by_plain_kernels
+def test_a_run_on_fewer_examples_is_watched_too(model, source, monkeypatch, more):
+    """By ten steps where training takes one, in every epoch that runs."""
+    attack = LinfPGD(eps=0.1, steps=1, step_size=0.125)
+    trained, told = fit(model, source, monkeypatch, [0.5, 0.1, 0.1, 0.1, 0.1, 0.1], attack, **more)
+    assert [event["epoch"] for event in trained.events if event["kind"] == "collapse"] == [1]
+    assert [epoch for name, _, epoch in told if name == "before_collapse"] == [0]
+    assert {entry["probe"]["steps"] for entry in trained.epochs} == {10}
 
 
 @by_plain_kernels

@@ -20,6 +20,7 @@ from advcore.evaluation.evaluate import smallest_radius
 from advcore.gradients.last_layer import residuals
 from advcore.minibatch import RULES
 from advcore.minibatch.base import AttackSubset, Picked, count
+from advcore.minibatch.epoch_subset import EpochSubset
 from advcore.minibatch.gradient_matching import GradientMatching
 from advcore.objectives import Mart, Pgd, Standard, Trades
 from advcore.rng import Stream
@@ -37,6 +38,8 @@ from advcore.training.trainer import Trainer
 K, SIZE, N = 3, 16, 96
 ATTACK = LinfPGD(eps=0.1, steps=K)
 ATTACKS = [name for name, kind in RULES.items() if issubclass(kind, AttackSubset)]
+WARMED_UP = {*ATTACKS, "loss_ranked"}  # rules with a warm-up
+IN_BATCHES = [name for name, kind in RULES.items() if not issubclass(kind, EpochSubset)]
 
 
 def trainer(rule=None, objective=None, *, epochs=2, budget=1.0, solver=None, attack=ATTACK, **settings):
@@ -124,7 +127,7 @@ def test_full_training_costs_what_the_papers_count(model, source):
     "objective, solver, name",
     {"pgd": Pgd(), "trades": Trades(), "mart": Mart()},
     {"all data": None, "random": Random(), "gradmatch": GradMatch()},
-    {name: name for name in RULES},
+    {name: name for name in IN_BATCHES},
 )
 @by_plain_kernels
 def test_the_ledger_of_every_rule_on_every_coreset_is_the_plan(model, source, name, solver, objective):
@@ -135,7 +138,8 @@ def test_the_ledger_of_every_rule_on_every_coreset_is_the_plan(model, source, na
         return
     made = trainer(rule, objective, epochs=4, solver=solver, budget=0.5 if solver else 1.0, batch_size=40)
     found = made.fit(model, source, seed=0)
-    assert found.ledger.sum_units() == count_planned_units(made, N)
+    planned = count_planned_units(made, N)
+    assert found.ledger.sum_units() == planned or name == "bullettrain" and found.ledger.sum_units() < planned
     assert all(set(entry["minibatch"]) for entry in found.epochs)
 
 
@@ -199,7 +203,7 @@ def test_at_budget_one_a_coreset_run_with_a_rule_is_the_run_on_all_data(model, s
 @pytest.mark.parametrize("name", RULES)
 @by_plain_kernels
 def test_same_seed_same_bits(model, source, name):
-    rule = RULES[name](**({"warm_up": 1} if name != "random_mix" else {}))
+    rule = RULES[name](**({"warm_up": 1} if name in WARMED_UP else {}))
     made = trainer(rule, solver=GradMatch(), budget=0.5, batch_size=32)
     one, two = (made.fit(copy.deepcopy(model), source, source, seed=1) for _ in range(2))
     told = [entry["minibatch"] for entry in one.epochs]
@@ -333,7 +337,8 @@ def test_scores_are_those_of_autograd_one_example_at_a_time(model, source):
 @pytest.mark.parametrize("name", RULES)
 def test_scoring_touches_neither_batchnorm_nor_modes_nor_random_states(model, source, name):
     """Looking alone: what is left is one update, whose batch BatchNorm counts once per forward pass."""
-    rule = RULES[name](**({"clean": 0.0, "warm_up": 0} if name in ATTACKS else {}))
+    settings = {"clean": 0.0, "warm_up": 0} if name in ATTACKS else {"replays": 1} if name == "free" else {}
+    rule = RULES[name](**settings)
     before = torch.get_rng_state()
     state = followed(rule, model, source)
     model.train()
@@ -462,7 +467,7 @@ def test_the_radius_of_what_is_kept_is_told_and_not_in_the_cost(model, source):
 # ---- with everything else ----
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", IN_BATCHES)
 @by_plain_kernels
 def test_every_rule_learns_from_a_coreset_alone_and_with_its_weights(model, source, name, monkeypatch):
     """The weights reach the loss: `Learner.loss` is given those of the picked examples."""
@@ -471,7 +476,7 @@ def test_every_rule_learns_from_a_coreset_alone_and_with_its_weights(model, sour
     seen, original = [], Learner.loss
 
     def loss(self, forward, clean, adversarial, y, weights):
-        seen.append((clean, y, weights))
+        seen.append((clean.detach(), y, weights))
         return original(self, forward, clean, adversarial, y, weights)
 
     monkeypatch.setattr(Learner, "loss", loss)
@@ -517,7 +522,7 @@ def test_a_perceptual_attack_is_saved_too(model, source, name):
     assert found.epochs[0]["minibatch"]
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", IN_BATCHES)
 def test_an_objective_without_an_attack_has_nothing_to_save(name):
     with pytest.raises(ConfigError, match="minibatch must be null.*'standard'"):
         trainer(RULES[name](), Standard(), attack=None)

@@ -12,7 +12,7 @@ from covering import covering
 from kernels import plain_kernels
 from torch import nn
 
-from advcore.attacks import LinfPGD
+from advcore.attacks import FGSMMEP, LinfPGD
 from advcore.attacks.memory import Memory
 from advcore.data.augment import crop_flip
 from advcore.data.source import Resident
@@ -20,6 +20,7 @@ from advcore.errors import ConfigError, NonFiniteError
 from advcore.files import load_folder, save_folder
 from advcore.minibatch import RULES
 from advcore.objectives import Pgd, Trades
+from advcore.regularizers import GradAlign, PriorGuided
 from advcore.runtime import signals
 from advcore.runtime.signals import Stopped
 from advcore.selection.coreset import AdversarialCoreset
@@ -48,10 +49,16 @@ RUNS = {
     "per batch": {"solver": GradMatch(), "partition": "per_batch"},
     "remembered": {"solver": GradMatch(), "attack": REMEMBERED, "memory": Memory(reset=2)},
     "remembered, int8": {"attack": REMEMBERED, "memory": Memory(precision="int8")},
+    "momentum, prior guided": {"attack": FGSMMEP(eps=0.1), "memory": Memory(reset=3), "regularizer": PriorGuided()},
+    "momentum, gradmatch": {"solver": GradMatch(), "attack": FGSMMEP(eps=0.1), "memory": Memory(precision="int8")},
+    "grad align": {"attack": ATTACK.with_settings(steps=1), "regularizer": GradAlign()},
     "steps by budget": {"attack_steps": ByBudget(mean=1.5, last=3)},
     "margin": {"minibatch": RULES["margin"](warm_up=1)},
     "queue": {"minibatch": RULES["loss_ranked"](queue=True, look="eval")},
     "adaptive": {"minibatch": RULES["loss_ranked"](adaptive="recursive", p_min=0.3)},
+    "free": {"minibatch": RULES["free"](replays=2), "solver": GradMatch()},
+    "bullettrain": {"minibatch": RULES["bullettrain"](smoothing=0.5)},
+    "infobatch": {"minibatch": RULES["infobatch"](r=0.7, whole=0.25), "solver": Random(), "partition": "per_batch"},
     "moving average, adam": {"ema": 0.9, "optimizer": Adam(lr=0.01)},
     "head first, awp": {"head_epochs": 2, "awp": AWP(gamma=0.01, warm_up=1)},
     "eps ramp, equal average": {"eps_ramp": 2.5, "swa": SWA(start=0.4)},

@@ -20,6 +20,7 @@ from advcore.data.source import Resident
 from advcore.errors import ConfigError
 from advcore.minibatch import RULES
 from advcore.minibatch.base import AttackSubset
+from advcore.minibatch.whole_batch import WholeBatch
 from advcore.objectives import Pgd, Trades
 from advcore.rng import Stream
 from advcore.selection.coreset import AdversarialCoreset
@@ -29,10 +30,11 @@ from advcore.training import SGD, ByBudget, Linear, Steady
 from advcore.training import loop as module
 from advcore.training.budget import find_budget_at_cost, list_offers, replace_budget
 from advcore.training.mixing import CutMix
-from advcore.training.plan import count_planned_units, plan_reference
+from advcore.training.plan import Reference, count_planned_units, plan_reference
 from advcore.training.step import Learner
 from advcore.training.trainer import Trainer
 from advcore.training.weight_attack import AWP
+from advcore.work import Work
 
 N, SIZE = 96, 32
 ATTACK = LinfPGD(eps=0.1, steps=3)
@@ -141,7 +143,7 @@ def test_a_selection_starts_from_what_is_remembered_on_the_plain_view_and_writes
     assert set().union(*(log[i][1] for i in at)) == set(range(N))
 
 
-@pytest.mark.parametrize("name", [*RULES])
+@pytest.mark.parametrize("name", [name for name, kind in RULES.items() if not issubclass(kind, WholeBatch)])
 @by_plain_kernels
 def test_rules_remember_what_they_attack(model, source, log, name):
     warm = {"warm_up": 0} if issubclass(RULES[name], AttackSubset) else {}
@@ -460,9 +462,10 @@ def random_plan(seed):
 @by_plain_kernels
 def test_a_planned_cost_is_what_is_spent_within_2_percent(model, source, seed):
     made = random_plan(seed)
-    units = plan_reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
+    reference = plan_reference(made.objective, made.attack, N, epochs=made.schedule.epochs, steps=7)
+    units = reference.units
     cost = sum(count_planned_units(replace_budget(made, k / N), N) for k in (2, N - 1)) / 2 / units  # half-way
-    budget = find_budget_at_cost(made, N, 0, cost, units)
+    budget = find_budget_at_cost(made, N, 0, cost, reference)
     bought = replace_budget(made, budget)
     planned, spent = count_planned_units(bought, N), bought.fit(model, source, seed=0).ledger.sum_units()
     assert abs(planned - spent) <= 0.02 * spent
@@ -475,8 +478,9 @@ def test_a_planned_cost_is_what_is_spent_within_2_percent(model, source, seed):
 @by_plain_kernels
 def test_what_is_offered_costs_what_is_told(model, source, seed):
     made = random_plan(seed)
-    units = plan_reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
-    found = list_offers(made, N, 0, 0.3, units)
+    reference = plan_reference(made.objective, made.attack, N, epochs=made.schedule.epochs, steps=7)
+    units = reference.units
+    found = list_offers(made, N, 0, 0.3, reference)
     assert len(found) == len(set(found)) > 1
     assert all(offer.cost <= 0.3 for offer in found)
     one = found[-1]
@@ -506,19 +510,20 @@ def test_budgets_that_the_trainer_refuses_are_stepped_over(model, source, more):
     made = trainer(ATTACK, **more)
     with pytest.raises(ConfigError):
         replace_budget(made, 2 / N)
-    units = plan_reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
-    budget = find_budget_at_cost(made, N, 0, 0.3, units)
+    reference = plan_reference(made.objective, made.attack, N, epochs=made.schedule.epochs, steps=7)
+    units = reference.units
+    budget = find_budget_at_cost(made, N, 0, 0.3, reference)
     assert replace_budget(made, budget).fit(model, source, seed=0).ledger.sum_units() <= 0.3 * units
-    assert list_offers(made, N, 0, 0.3, units)
+    assert list_offers(made, N, 0, 0.3, reference)
     with pytest.raises(ConfigError, match=r"cost must be at least 0\.[12]"):
-        find_budget_at_cost(made, N, 0, 0.05, units)
+        find_budget_at_cost(made, N, 0, 0.05, reference)
 
 
 @pytest.mark.parametrize("more", [{"awp": AWP()}, {"cutmix": CutMix()}], ids=["awp", "cutmix"])
 def test_no_rule_is_offered_beside_what_works_on_whole_batches(more):
     made = trainer(ATTACK, solver=GradMatch(), **more)
-    units = plan_reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
-    assert {offer.rule for offer in list_offers(made, N, 0, 0.4, units)} == {None}
+    reference = plan_reference(made.objective, made.attack, N, epochs=made.schedule.epochs, steps=7)
+    assert {offer.rule for offer in list_offers(made, N, 0, 0.4, reference)} == {None}
 
 
 def test_the_least_cost_there_is_can_be_asked_for():
@@ -528,14 +533,14 @@ def test_the_least_cost_there_is_can_be_asked_for():
     rounded_down = [reference for reference in range(10_000, 11_000) if least / reference * reference < least]
     assert len(rounded_down) > 5
     for reference in rounded_down[:5]:
-        budget = find_budget_at_cost(made, N, 0, least / reference, reference)
+        budget = find_budget_at_cost(made, N, 0, least / reference, Reference(1, None, Work(forward=reference)))
         assert count_planned_units(replace_budget(made, budget), N) == least
 
 
 def test_full_data_is_offered_where_it_is_cheap_enough():
     made = trainer(solver=GradMatch())
-    units = plan_reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
-    found = list_offers(made, N, 0, 0.3, units)
+    reference = plan_reference(made.objective, made.attack, N, epochs=made.schedule.epochs, steps=7)
+    found = list_offers(made, N, 0, 0.3, reference)
     whole = [offer for offer in found if offer.budget == 1]
     assert whole and all(offer.period is None and offer.selection_steps is None for offer in whole)
     assert {offer.steps for offer in whole if offer.rule is None} == {1}  # (2 + 2) / 16 = 0.25; PGD-2 takes 0.375
@@ -544,12 +549,12 @@ def test_full_data_is_offered_where_it_is_cheap_enough():
 @pytest.mark.parametrize(("cost", "line"), [(1e-4, "cost must be at least 0.1"), (3.0, "cost must be at most 0.")])
 def test_a_cost_that_nothing_has_is_refused_with_what_there_is(cost, line):
     made = trainer(solver=GradMatch())
-    units = plan_reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
+    reference = plan_reference(made.objective, made.attack, N, epochs=made.schedule.epochs, steps=7)
     with pytest.raises(ConfigError, match=f"{line}.*examples of 96 cost, got {cost}"):
-        find_budget_at_cost(made, N, 0, cost, units)
+        find_budget_at_cost(made, N, 0, cost, reference)
     if cost < 1:
         with pytest.raises(ConfigError, match=f"--cost must be at least 0.0.*got {cost}"):
-            list_offers(made, N, 0, cost, units)
+            list_offers(made, N, 0, cost, reference)
 
 
 # ---- the price of a cheap selection ----

@@ -18,7 +18,7 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch
 from advcore.training import SGD
 from advcore.training.average import SWA, build_average, update_average
-from advcore.training.epoch import split_into_batches
+from advcore.training.batches import split_into_batches
 from advcore.training.loop import Listener
 from advcore.training.plan import count_planned_units
 

@@ -18,7 +18,7 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD, Adam, Constant
 from advcore.training.loop import Listener
-from advcore.training.plan import count_planned_units, count_step_units, plan_reference
+from advcore.training.plan import count_planned_units, plan_reference, plan_step
 
 ATTACK = LinfPGD(eps=0.1, steps=2)
 
@@ -87,8 +87,8 @@ def test_the_full_run_costs_its_reference(model, source):
     trained = trainer().fit(model, source, seed=0)
     assert (
         trained.ledger.sum_units()
-        == plan_reference(Pgd(), ATTACK, 96, 4, 2).units
-        == 4 * 96 * count_step_units(Pgd(), ATTACK)
+        == plan_reference(Pgd(), ATTACK, 96, epochs=4, steps=2).units
+        == 4 * 96 * plan_step(Pgd(), ATTACK).units
     )
 
 

@@ -1,0 +1,186 @@
+"""Floating-point operations of one pass of one example, by torch's own counter."""
+
+import contextlib
+import math
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from advcore.errors import describe_exception
+from advcore.runtime.borrow import borrow
+from advcore.runtime.device import list_generator_devices
+from advcore.runtime.outputs import read_logits
+from advcore.runtime.precision import disable_compilation
+
+_EXAMPLES = 2  # that are measured: BatchNorm in train mode would refuse one
+_GREY = 0.5  # the value of their pixels: no operation's number depends on it
+
+
+@dataclass(frozen=True)
+class PassCost:
+    """Floating-point operations per example of a forward pass, and of the backward pass that follows.
+
+    problem : why they could not be counted, in one line; empty if they were.
+    """
+
+    forward: int = 0
+    backward: int = 0
+    problem: str = ""
+
+
+# What torch raises where it cannot count, or differentiate twice. Of what a network raises itself, the next pass tells.
+_REFUSALS = (RuntimeError, NotImplementedError, TypeError, AttributeError, AssertionError)
+NO_COST = PassCost()
+_known: weakref.WeakKeyDictionary[nn.Module, dict[tuple, PassCost]] = weakref.WeakKeyDictionary()
+
+
+def find_cost(model: nn.Module, x: Tensor) -> PassCost:
+    """Return what a pass of the model at images x (B, C, H, W) costs per example.
+
+    The backward pass leads to x if that requires a gradient, and to the parameters that do; without either, or where
+    autograd does not record, there is none. The first call for a model, an image size and a set of parameters measures
+    (`measure_cost`), later ones look it up.
+    """
+    if not isinstance(model, nn.Module):
+        return PassCost(problem=f"a {type(model).__name__} is called in place of a module")
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module
+    flags: tuple[bool, ...] = ()
+    to_images = False
+    if torch.is_grad_enabled():
+        to_images = x.requires_grad
+        flags = tuple(parameter.requires_grad for parameter in model.parameters())
+    if not any(flags):
+        flags = ()
+    costs = _known.setdefault(model, {})
+    key = (x.shape[1:], x.device, to_images, flags)
+    if key not in costs:
+        trained = [parameter for parameter, flag in zip(model.parameters(), flags, strict=False) if flag]
+        costs[key] = measure_cost(model, x, trained, to_images=to_images)
+    return costs[key]
+
+
+def find_gradient_costs(model: nn.Module, x: Tensor) -> tuple[PassCost, PassCost]:
+    """Return what two passes cost: one with a backward pass to the images x alone, a double one (`measure_double`).
+
+    Both are measured once for a model, an image size and a set of parameters that require a gradient.
+    """
+    flags = tuple(parameter.requires_grad for parameter in model.parameters())
+    costs = _known.setdefault(model, {})
+    to_images = (x.shape[1:], x.device, True, ())
+    double = (x.shape[1:], x.device, "double", flags)
+    if to_images not in costs:
+        costs[to_images] = measure_cost(model, x, (), to_images=True)
+    if double not in costs:
+        trained = [parameter for parameter, flag in zip(model.parameters(), flags, strict=True) if flag]
+        costs[double] = measure_double(model, x, trained)
+    return costs[to_images], costs[double]
+
+
+def measure_cost(model: nn.Module, x: Tensor, trained: Sequence[nn.Parameter], *, to_images: bool) -> PassCost:
+    """Count the operations of a forward pass, and of its backward pass to the parameters `trained`, and to the images.
+
+    Counted are convolutions, matrix products and attention, 2 operations for each product that is summed, as torch
+    counts them; not what acts on each element alone, such as an activation or a BatchNorm, and no custom kernel. The
+    model runs in eval mode, on grey images shaped like x (B, C, H, W), and is restored.
+
+    Cost: a forward and a backward pass of two images.
+    """
+    try:
+        with _run_plainly(model):
+            forward, backward = _count_operations(model, x, trained, to_images=to_images)
+    except _REFUSALS as error:
+        return PassCost(problem=describe_exception(error))
+    return PassCost(forward // _EXAMPLES, backward // _EXAMPLES)
+
+
+def measure_double(model: nn.Module, x: Tensor, trained: Sequence[nn.Parameter]) -> PassCost:
+    """Count the operations of a backward pass to the parameters `trained` through a backward pass to the images.
+
+    That is the gradient of a loss which is itself computed from an input gradient. As `measure_cost`; only `backward`
+    is counted.
+    """
+    try:
+        with _run_plainly(model):
+            images = _make_images(x, is_leaf=True)
+            for parameter in trained:
+                parameter.requires_grad_(True)
+            losses = read_logits(model(images.clone()), _EXAMPLES).logsumexp(1)
+            (gradient,) = torch.autograd.grad(losses.sum(), images, create_graph=True)
+            with _count() as backward:
+                torch.autograd.grad(gradient.square().sum(), trained, allow_unused=True)
+    except _REFUSALS as error:
+        return PassCost(problem=describe_exception(error))
+    return PassCost(backward=backward.get_total_flops() // _EXAMPLES)
+
+
+def _make_images(x: Tensor, *, is_leaf: bool) -> Tensor:
+    return torch.full((_EXAMPLES, *x.shape[1:]), _GREY, dtype=x.dtype, device=x.device, requires_grad=is_leaf)
+
+
+@contextlib.contextmanager
+def _run_plainly(model: nn.Module) -> Iterator[None]:
+    """Run the model in eval mode and layer by layer, with attention as matrix products, which are counted.
+
+    Hooks on what layers return are left out: those who put them there want the passes of their images alone.
+    """
+    with (
+        torch.inference_mode(mode=False),
+        torch.enable_grad(),
+        disable_compilation(in_full=True),
+        sdpa_kernel(SDPBackend.MATH),
+        torch.random.fork_rng(devices=list_generator_devices()),
+        borrow(model),
+        contextlib.ExitStack() as stack,
+    ):
+        for module in model.modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                stack.callback(setattr, module, "_forward_hooks", module._forward_hooks)
+                module._forward_hooks = OrderedDict()
+        yield
+
+
+def _count_operations(
+    model: nn.Module, x: Tensor, trained: Sequence[nn.Parameter], *, to_images: bool
+) -> tuple[int, int]:
+    """Return the operations of a forward and of a backward pass of `_EXAMPLES` images, of a borrowed model."""
+    images = _make_images(x, is_leaf=to_images)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    with _count() as forward:
+        logits = read_logits(model(images.clone()), _EXAMPLES)
+    inputs: list[Tensor] = [*trained]
+    if to_images:
+        inputs.append(images)
+    if not inputs or not logits.requires_grad:
+        return forward.get_total_flops(), 0
+    with _count() as backward:
+        torch.autograd.grad(logits.sum(), inputs, allow_unused=True)
+    return forward.get_total_flops(), backward.get_total_flops()
+
+
+def _count() -> FlopCounterMode:
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _count_convolution})
+
+
+def _count_convolution(
+    grad_shape: Sequence[int],
+    x_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    *rest: Any,
+    **others: Any,
+) -> int:
+    """Count a convolution's backward pass: each gradient takes as many operations as the forward pass.
+
+    torch's own formula counts the weight's gradient of a grouped convolution once for each group.
+    """
+    _, _, _, _, transposed, _, _, mask = rest
+    places = x_shape if transposed else grad_shape
+    return 2 * sum(mask[:2]) * places[0] * math.prod(places[2:]) * math.prod(weight_shape)

@@ -1,0 +1,164 @@
+"""Operations of single passes, against sums over layer shapes that are written out by hand."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from advcore.cost import CostLedger
+from advcore.models.small import small_cnn
+from advcore.runtime.flops import find_cost, measure_cost, measure_double
+
+X = torch.rand(3, 1, 8, 8)
+WIDTH = 4
+
+
+def list_layers(width: int) -> list[int]:
+    """Operations of each layer of the small CNN on 8 x 8 images: 2 x weights x places at which they are applied."""
+    return [
+        2 * (9 * 1 * width) * 64,
+        2 * (9 * width * 2 * width) * 16,
+        2 * (9 * 2 * width * 4 * width) * 4,
+        2 * (16 * width * 8 * width),
+        2 * (8 * width * 10),
+    ]
+
+
+LAYERS = list_layers(WIDTH)
+FORWARD = sum(LAYERS)
+
+
+def network() -> nn.Module:
+    return small_cnn(10, 1, WIDTH)
+
+
+def measure(model: nn.Module, trained=(), *, to_images=False, x=X):
+    return measure_cost(model, x, list(trained), to_images=to_images)
+
+
+def test_a_backward_pass_costs_as_much_as_the_gradients_that_it_computes():
+    """A layer's gradient with respect to its input, and to its weights, takes as much as its forward pass."""
+    model = network()
+    everything = list(model.parameters())
+    head = [*model[-1].parameters()]
+    assert measure(model).forward == FORWARD
+    assert measure(model).backward == 0
+    assert measure(model, to_images=True).backward == FORWARD
+    assert measure(model, everything).backward == 2 * FORWARD - LAYERS[0]  # none leads to the images
+    assert measure(model, everything, to_images=True).backward == 2 * FORWARD
+    assert measure(model, head).backward == LAYERS[-1]
+
+
+def test_the_pass_is_found_by_what_requires_gradients():
+    model = network()
+    asked = X.clone().requires_grad_(True)
+    assert find_cost(model, asked).backward == 2 * FORWARD
+    assert find_cost(model, X).backward == 2 * FORWARD - LAYERS[0]
+    for parameter in model[:-1].parameters():
+        parameter.requires_grad_(False)
+    assert find_cost(model, X).backward == LAYERS[-1]
+    with torch.no_grad():
+        assert find_cost(model, asked).backward == 0
+    model.requires_grad_(False)
+    assert find_cost(model, asked).backward == FORWARD
+
+
+class Grouped(nn.Module):
+    """A depthwise convolution, whose weight's gradient torch's own formula counts once for each group."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        self.up = nn.ConvTranspose2d(6, 4, 2, stride=2, groups=2)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.head(self.up(self.depthwise(x)).mean((2, 3)))
+
+
+def test_grouped_and_transposed_convolutions():
+    layers = [2 * 6 * 9 * 64, 2 * (6 * 2 * 4) * 64, 2 * 4 * 5]
+    model = Grouped()
+    cost = measure(model, model.parameters(), to_images=True, x=torch.rand(2, 6, 8, 8))
+    assert cost.forward == sum(layers)
+    assert cost.backward == 2 * sum(layers)
+
+
+class Attentive(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        tokens = x.flatten(2)  # (B, 1, 64), as 8 tokens of 8 numbers
+        tokens = tokens.view(len(x), 1, 8, 8)
+        return self.head(F.scaled_dot_product_attention(tokens, tokens, tokens).mean((1, 2)))
+
+
+def test_attention_counts_as_its_two_matrix_products():
+    cost = measure(Attentive(), to_images=True)
+    products = 2 * (2 * 8 * 8 * 8)
+    head = 2 * 8 * 5
+    assert cost.forward == products + head
+    assert cost.backward == 2 * products + head  # both factors of each product lead to the images
+
+
+def test_a_backward_pass_through_a_backward_pass():
+    """A linear map's input gradient does not depend on the input, so the only products are those of its weights."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 5, bias=False))
+    weight = 2 * 64 * 5
+    # d loss / dx = W^T r(Wx): its derivative leads through W^T (to W and to r), and through r to W
+    assert measure_double(model, X, list(model.parameters())).backward == 3 * weight
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_measuring_leaves_everything_as_it_was(training):
+    model = network().train(training)
+    gradient = torch.ones_like(model[0].weight)
+    model[0].weight.grad = gradient
+    before = copy.deepcopy(model)
+    state = torch.get_rng_state()
+    catches = []
+    handle = model[-1].register_forward_hook(lambda *_: catches.append(1))
+    measure(model, model.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not catches and len(model[-1]._forward_hooks) == 1
+    handle.remove()
+    assert model.training == training
+    assert model[0].weight.grad is gradient and bool((gradient == 1).all())
+    assert all(map(torch.equal, model.state_dict().values(), before.state_dict().values()))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+class Uncountable(nn.Module):
+    """Refuses what torch refuses under a counter; runs without one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 5)
+        self.is_counted = True
+
+    def forward(self, x):
+        if self.is_counted and bool((x == x.flatten()[0]).all()):
+            raise RuntimeError("not under a counter")
+        return self.head(x.flatten(1))
+
+
+def test_what_cannot_be_counted_leaves_the_ledger_with_passes_alone():
+    ledger = CostLedger()
+    with ledger.phase("update"):
+        ledger.count_passes(Uncountable())(X)
+    assert ledger.sum_units() == 3 and ledger.sum_flops() is None
+    assert "not under a counter" in ledger.uncounted
+    assert all("flops" not in counts for counts in ledger.summarise().values())
+
+
+def test_a_ledger_of_a_version_that_counted_passes_alone_has_no_sum_of_operations():
+    ledger = CostLedger()
+    ledger.restore({phase: {"forward": 2, "backward": 1, "seconds": 0.5} for phase in ledger.passes})
+    assert ledger.sum_units() == 15 and ledger.sum_flops() is None
+    fresh = CostLedger()
+    fresh.restore(fresh.summarise())
+    assert fresh.sum_flops() == 0
