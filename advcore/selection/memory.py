@@ -85,7 +85,7 @@ def estimate(
     if not has_large_rows(selector):
         return None
     n = sum(counts)
-    passes = len(selector.objective.passes)
+    passes = len(selector.row_objective.passes)
     row_bytes = (classes + features) * passes * itemsize
     measured = n + held_out if selector.target == "validation" else n
     working = 16 * (classes + features + 1) * passes * 512
