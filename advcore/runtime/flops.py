@@ -90,8 +90,8 @@ def measure_cost(model: nn.Module, x: Tensor, trained: Sequence[nn.Parameter], *
 
     Counted are convolutions, matrix products and attention, 2 operations for each product that is summed, as torch
     counts them; not what acts on each element alone, such as an activation or a BatchNorm, nor on the weights alone,
-    once per batch, such as a reparametrisation, and no custom kernel. The model runs in eval mode, on grey images shaped
-    like x (B, C, H, W), and is restored.
+    once per batch, such as a reparametrisation, and no custom kernel. The model runs in eval mode, on grey images
+    shaped like x (B, C, H, W), and is restored.
 
     Cost: forward and backward passes of five images.
     """
