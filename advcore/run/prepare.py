@@ -24,7 +24,7 @@ from advcore.reporting.record import RunRecord
 from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
 from advcore.run import build, weights
-from advcore.run.plan import Plan, make_plan, settle_budget
+from advcore.run.plan import Plan, make_plan, replace_cost, settle_budget
 from advcore.run.pretrained import Beginning, load_beginning
 from advcore.training.prices import find_prices
 from advcore.training.progress import Listener, ignore
@@ -69,11 +69,12 @@ class Reporter(Listener):
     on_final: Callable[[str], None] = ignore
 
 
-def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> Prepared:
+def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True, budget: float | None = None) -> Prepared:
     """Read and check the data, build model and trainer, and make the plan; train nothing.
 
     scores : also read the file of scores that the solver names, which only a selection needs.
     initial : also read the weights to begin with, if the settings name some.
+    budget : that a run goes on with (`resume.find_budget`), in place of what `selection.cost` pays for by this version.
 
     The trainer comes first: it needs no data, so that a wrong setting is reported before anything is read. It is built
     again where settings were completed with the help of the data: by the budget for a cost, or by networks.
@@ -89,7 +90,7 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> 
     completed = load_networks(config, data, device)
     wanted = getattr(config.selection, "cost", None)
     if wanted is not None:
-        completed = _settle_budget(completed, data, model)
+        completed = _settle_budget(completed, data, model, budget)
     if completed is not config:
         trainer = build.build_trainer(completed)
     for path, attack in build.list_attacks(completed).items():
@@ -110,8 +111,10 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> 
     return Prepared(completed, data, model, trainer, plan=plan, scores=rows, inputs=inputs, pretraining=pretraining)
 
 
-def _settle_budget(config: RunConfig, data: Data, model: nn.Module) -> RunConfig:
-    """Return the config with the budget that `selection.cost` pays for."""
+def _settle_budget(config: RunConfig, data: Data, model: nn.Module, budget: float | None) -> RunConfig:
+    """Return the config with this budget in place of `selection.cost`; None for what that pays for."""
+    if budget is not None:
+        return replace_cost(config, budget)
     trainer = build.build_trainer(config)
     prices = find_prices(trainer, model, data.train)
     with build.prefix_problems("selection."):
