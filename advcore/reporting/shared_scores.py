@@ -4,8 +4,9 @@ from advcore.reporting import costs
 from advcore.reporting.record import JsonObject, RunRecord
 from advcore.reporting.tables import Groups, list_records
 
-# Where a record holds the facts of the scores that its solver read.
+# Where a record holds the facts of the scores that its solver read, and which of them are told; older ones lack some.
 _INPUT = "selection.solver.scores"
+_FACTS = {"sha256", "score", "epochs", "objective", "seed"}
 
 
 def describe_scores(groups: Groups) -> list[str]:
@@ -14,9 +15,10 @@ def describe_scores(groups: Groups) -> list[str]:
     users: dict[str, list[tuple[str, RunRecord]]] = {}
     for name, records in groups.items():
         for record in records:
-            if _INPUT in record.inputs:
-                users.setdefault(record.inputs[_INPUT]["sha256"], []).append((name, record))
-    return [_describe_file(entries, unit) for entries in users.values()]
+            facts = record.inputs.get(_INPUT, {})
+            if facts.keys() >= _FACTS:
+                users.setdefault(facts["sha256"], []).append((name, record))
+    return [_describe_file(entries, unit) for entries in users.values() if len(entries) > 1]
 
 
 def _describe_file(entries: list[tuple[str, RunRecord]], unit: costs.Unit) -> str:
