@@ -4,20 +4,21 @@ from advcore.reporting import costs
 from advcore.reporting.record import JsonObject, RunRecord
 from advcore.reporting.tables import Groups, list_records
 
-# Where a record holds the facts of the scores that its solver read, and which of them are told; older ones lack some.
+# Where a record holds the facts of the scores that its solver read.
 _INPUT = "selection.solver.scores"
-_FACTS = {"sha256", "score", "epochs", "objective", "seed"}
 
 
 def describe_scores(groups: Groups) -> list[str]:
-    """Return a line for each file of scores that runs of a table have in common: it was paid for once, not by each."""
+    """Return a line for each file of scores that runs of a table have in common: it was paid for once, not by each.
+
+    There is none for a file of which a record tells the hash alone.
+    """
     unit = costs.choose_unit(list_records(groups))
     users: dict[str, list[tuple[str, RunRecord]]] = {}
     for name, records in groups.items():
         for record in records:
-            facts = record.inputs.get(_INPUT, {})
-            if facts.keys() >= _FACTS:
-                users.setdefault(facts["sha256"], []).append((name, record))
+            if "epochs" in record.inputs.get(_INPUT, ()):
+                users.setdefault(record.inputs[_INPUT]["sha256"], []).append((name, record))
     return [_describe_file(entries, unit) for entries in users.values() if len(entries) > 1]
 
 

@@ -591,6 +591,7 @@ KINDS = {
     "l1": ("pgd", "{name: l1_pgd, eps: 3, steps: 2}"),
     "Fast AT": ("pgd", "{name: linf_pgd, eps: 0.1, steps: 1, step_size: 0.125}"),
     "N-FGSM": ("pgd", "{name: n_fgsm, eps: 0.1}"),
+    "FGSM-MEP": ("trades", "{name: fgsm_mep, eps: 0.1}"),
     "PAT": ("pgd", "{name: fast_lpa, eps: 0.3, steps: 2}"),
 }
 """Objective and attack of what is trained."""
