@@ -126,7 +126,7 @@ class SelectionConfig(SelectionSettings):
         rounded.
     period : coreset epochs from one selection to the next; null selects once.
     schedule : compressed, or acs for the published code's epochs.
-    attack : the attack of selections; null for the training attack.
+    attack : the attack of selections; null for the training attack. With rows_from: training, that of the refresh.
     cost : the relative cost of the run, instead of a budget: the run gets the largest budget that it pays for.
     probe_epochs : for solvers that take scores over epochs (easycore, by_score, ccs): epochs of ordinary training of
         a copy that are scored first; at least 1 where there is no warm start.
@@ -148,6 +148,10 @@ class SelectionConfig(SelectionSettings):
                 self.cost is None or self.budget == SelectionSettings.budget, "cost", "null beside a budget", self.cost
             ),
             check_at_least("probe_epochs", self.probe_epochs, 0),
+            unless(
+                self.attack is None or self.rows_from == "attack" or self.refresh is not None,
+                must("attack", "null for rows_from: training without a refresh", self.attack, "nothing is attacked"),
+            ),
         ]
 
 

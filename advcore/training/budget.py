@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from advcore.attacks.base import Attack
 from advcore.errors import ConfigError, must
 from advcore.minibatch.margin import Margin
+from advcore.training.caught_rows import is_catching
 from advcore.training.minibatch import Rule, find_rule_problem
 from advcore.training.plan import Reference, plan_selection, plan_work
 from advcore.training.trainer import Trainer
@@ -187,6 +188,7 @@ def _combine_savings(trainer: Trainer) -> Iterator[Trainer]:
         rule
         for rule in (trainer.minibatch, None if trainer.minibatch else Margin())
         if not find_rule_problem(rule, trainer.objective, trainer.attack, epochs, trainer)
+        and not (rule and is_catching(trainer))
     ]
     for attack, selection_attack, period, rule in itertools.product(attacks, selection_attacks, periods, rules):
         yield replace(

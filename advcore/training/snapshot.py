@@ -63,6 +63,7 @@ def take_snapshot(loop: "Loop") -> Snapshot:
         }
     )
     snapshot["memory"] = loop.memory and loop.memory.state()  # a copy already
+    snapshot["rows"] = loop.catcher and loop.catcher.store.state()  # so is this
     return snapshot
 
 
@@ -96,6 +97,8 @@ def _restore(loop: "Loop", snapshot: Snapshot) -> None:
     learning.stepper.restore(snapshot["rule"])
     if loop.memory is not None:
         loop.memory.restore(snapshot["memory"])
+    if loop.catcher is not None:
+        loop.catcher.store.restore(snapshot["rows"])
     if loop.scores is not None:
         loop.scores.collected.restore(_map_tensors(methodcaller("to", loop.run.train.device), snapshot["scores"]))
     _restore_results(loop, snapshot)
