@@ -28,8 +28,8 @@ def read_clock(groups: Mapping[str, Sequence[RunRecord]]) -> Clock:
     """Say whether the seconds of all records, given by method, can be compared.
 
     They cannot if the records come from several machines, or from one that had other work: by its load when a run
-    began, or because runs of a method with equally many passes took very different times. A record does not name its
-    machine, only of what kind it is.
+    began, or because runs of a method with equally many passes took very different times. Nor can they where there is
+    neither load nor a second run to tell. A record does not name its machine, only of what kind it is.
     """
     records = list(chain.from_iterable(groups.values()))
     machines = {_read_machine(record) for record in records}
@@ -39,12 +39,16 @@ def read_clock(groups: Mapping[str, Sequence[RunRecord]]) -> Clock:
     if busy:
         runs = format_count(len(records), "run")
         return Clock(False, f"more processes wanted to run than there are cores when {busy} of {runs} began")
-    factor = max(map(_measure_spread, groups.values()))
+    factors = list(chain.from_iterable(map(_measure_spreads, groups.values())))
+    has_load = all("load" in record.environment for record in records)
+    if not factors and not has_load:
+        return Clock(False, "nothing tells whether the machine had other work: no load, and no second run of a method")
+    factor = max(factors, default=1.0)
     if factor > _STEADY:
         reason = f"runs of one method with equally many passes took up to {factor:.1f} times as long as each other"
         return Clock(False, f"{reason}, so the machine had other work")
     text = f"all runs on one kind of machine, {_describe_machine(*machines)}"
-    if all("load" not in record.environment for record in records):
+    if not has_load:
         text += ", whose load is not recorded"
     return Clock(True, text)
 
@@ -64,10 +68,10 @@ def _describe_machine(machine: Sequence[str]) -> str:
     return words if processes == "1" else f"{words}, {processes} processes"
 
 
-def _measure_spread(records: Iterable[RunRecord]) -> float:
-    """Return how many times longer than the fastest the slowest of the records with equally many passes took."""
+def _measure_spreads(records: Iterable[RunRecord]) -> list[float]:
+    """Return how many times longer than the fastest the slowest took, of runs with equally many passes."""
     by_passes: dict[int, list[float]] = {}
     for record in records:
         by_passes.setdefault(round(count_passes(record)), []).append(sum_training_seconds(record))
-    factors = (max(seconds) / min(seconds) for seconds in by_passes.values() if min(seconds) >= _LONG_ENOUGH)
-    return max(factors, default=1.0)
+    repeats = [seconds for seconds in by_passes.values() if len(seconds) > 1 and min(seconds) >= _LONG_ENOUGH]
+    return [max(seconds) / min(seconds) for seconds in repeats]

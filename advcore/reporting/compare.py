@@ -141,8 +141,7 @@ def find_repeats(runs: Sequence[Run]) -> dict[str, str]:
     repeats = {}
     for run in runs:
         if run.record.finished and "seed" in run.record.config:
-            data = run.record.config.get("data", {})
-            earlier = first.setdefault(repr((run.record.config["seed"], data.get("split_seed", 0))), run.where)
+            earlier = first.setdefault(repr((run.record.config["seed"], read_split(run.record))), run.where)
             if earlier != run.where:
                 repeats[run.where] = earlier
     return repeats
@@ -181,14 +180,36 @@ def split_into_blocks(groups: Mapping[str, Sequence[Run]]) -> list[Block]:
         repeats = find_repeats(runs)
         records = [run.record for run in runs if run.where not in repeats]
         finished += [(name, record) for record in records if record.finished and is_readable(record)]
-    test_data = [lenient.read_or("", _read_test_hash, record) for _, record in finished]
-    if not all(test_data):  # a record of an older version has no hash: all are compared by the path of their data
-        test_data = [record.config.get("data", {}).get("path") for _, record in finished]
+    test_data = _label_test_data([record for _, record in finished])
     blocks: dict[tuple[str, str, str], dict[str, list[RunRecord]]] = {}
     for (name, record), data in zip(finished, test_data, strict=True):
-        conditions = (str(data), *_describe_evaluation(record))
+        conditions = (data, *_describe_evaluation(record))
         blocks.setdefault(conditions, {}).setdefault(name, []).append(record)
     return [Block(title, conditions, methods) for (_, title, conditions), methods in blocks.items()]
+
+
+def _label_test_data(records: Sequence[RunRecord]) -> list[str]:
+    """Return a text for each record; those of records whose data and evaluation have one name differ if the data do.
+
+    Test images that depend on the data split are the same data: texts differ where records of one split have different
+    images.
+    """
+    texts = [lenient.read_or("", _read_test_hash, record) for record in records]
+    if not all(texts):  # a record of an older version has no hash: all are compared by the path of their data
+        texts = [str(record.config.get("data", {}).get("path")) for record in records]
+    of_split: dict[tuple[str, str, int], str] = {}
+    different = set()
+    for record, text in zip(records, texts, strict=True):
+        conditions = _describe_evaluation(record)
+        if of_split.setdefault((*conditions, read_split(record)), text) != text:
+            different.add(conditions)
+    pairs = zip(records, texts, strict=True)
+    return [text if _describe_evaluation(record) in different else "" for record, text in pairs]
+
+
+def read_split(record: RunRecord) -> int:
+    """Return the seed of a run's data split."""
+    return record.config.get("data", {}).get("split_seed", 0)
 
 
 def _read_test_hash(record: RunRecord) -> str:
@@ -225,7 +246,7 @@ def find_data_differences(groups: tables.Groups) -> list[str]:
     for name, records in groups.items():
         for record in records:
             settings = {key: value for key, value in _method_settings(record).items() if key.startswith("data.")}
-            settings["data.split_seed"] = record.config.get("data", {}).get("split_seed", 0)
+            settings["data.split_seed"] = read_split(record)
             for part, text in record.data.get("hash", {}).items():
                 kind, _, value = text.rpartition(" ")
                 hashes.setdefault((part, kind, str(settings)), {}).setdefault(value, {})[name] = None

@@ -35,7 +35,7 @@ def _index_by_seed(records: Sequence[RunRecord], which: str) -> dict[tuple[int, 
 
 
 def _read_seeds(record: RunRecord) -> tuple[int, int]:
-    return record.config.get("seed", 0), record.config.get("data", {}).get("split_seed", 0)
+    return record.config.get("seed", 0), compare.read_split(record)
 
 
 def compare_pairs(groups: tables.Groups, pairs: Sequence[Pair], which: str = "last") -> dict[Pair, Comparison]:
@@ -78,7 +78,16 @@ def tabulate(groups: tables.Groups, reference: str) -> tuple[list[tables.Row], s
         for pair, entry in tested.items()
         if entry.among
     ]
-    return rows, f"{explain_test(tested.values())} {describe_varied(groups)}"
+    return rows, " ".join([*_list_shared_counts(groups), explain_test(tested.values()), describe_varied(groups)])
+
+
+def _list_shared_counts(groups: tables.Groups) -> list[str]:
+    """Return a sentence where robust accuracies are over fewer images, those that all attacks saw."""
+    evaluations = [record.final["last"] for record in tables.list_records(groups)]
+    counts = sorted({entry["worst"]["n"] for entry in evaluations if "shared" in entry})
+    if not counts:
+        return []
+    return [f"Robust is right under all attacks, of the {' or '.join(map(str, counts))} images that all attacks saw."]
 
 
 def format_comparison(comparison: Comparison) -> tuple[str, str, str]:

@@ -80,12 +80,11 @@ class AdversarialCoreset(SelectionSettings):
         gradient = GRADIENTS.get(self.solver.reads or "")
         attacks = gradient is not None and (gradient.is_attacked or not gradient.is_scalar)
         needs_attack = gradient is not None and gradient.is_attacked and not find_scores_file(self.solver)
-        objective = getattr(gradient, "objective", None) or self.objective
         return [
             check_one_of("attack_mode", self.attack_mode, ATTACK_MODES),
             check_at_least("block_size", self.block_size, 1),
             check_one_of("normalise", self.normalise, NORMALISE),
-            unless(not attacks, describe_mismatch(objective, self.attack)),
+            unless(not attacks, describe_mismatch(self.row_objective, self.attack)),
             unless(
                 not needs_attack or is_attacked(self.objective),
                 must("solver.points", "clean for an objective that is not attacked", "adversarial"),
@@ -96,6 +95,12 @@ class AdversarialCoreset(SelectionSettings):
             ),
             find_catch_problem(self),
         ]
+
+    @property
+    def row_objective(self) -> Objective:
+        """The objective by whose loss rows are measured and attacked: that of their kind, or the selector's."""
+        gradient = GRADIENTS.get(self.solver.reads or "")
+        return self.objective if gradient is None else gradient.objective or self.objective
 
     @property
     def needs_validation(self) -> bool:

@@ -41,7 +41,7 @@ def count_work(selector: "AdversarialCoreset", *, counts: list[int], classes: in
 
     counts : examples of each class. classes, features : outputs and inputs of the head.
     """
-    passes = len(selector.objective.passes)
+    passes = len(selector.row_objective.passes)
     sizes = [sum(counts)]
     if selector.partition in ("per_class", "per_class_per_gradient"):
         sizes = counts

@@ -85,7 +85,7 @@ def estimate(
     if not has_large_rows(selector):
         return None
     n = sum(counts)
-    passes = len(selector.objective.passes)
+    passes = len(selector.row_objective.passes)
     row_bytes = (classes + features) * passes * itemsize
     measured = 0 if selector.rows_from == "training" else n  # what is caught is held all the time
     if selector.target == "validation":

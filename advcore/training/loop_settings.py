@@ -28,7 +28,7 @@ from advcore.errors import (
     unless,
 )
 from advcore.minibatch import RULES
-from advcore.minibatch.base import UpdateSubset
+from advcore.minibatch.base import UpdateSubset, is_reattack
 from advcore.minibatch.epoch_subset import EpochSubset
 from advcore.minibatch.whole_batch import WholeBatch
 from advcore.regularizers.base import Regularizer
@@ -197,11 +197,19 @@ def refuse_pool(trainer: "Trainer", model: nn.Module, train: Source) -> None:
     count = train.count_from_pool(size)
     rule = f"a share that leaves each batch of {size} at least one image of the pool, and one that is real"
     way_out = "coresets are chosen from data without a pool; leave out data.pool or the selection"
+    later = "images of a pool are first seen in any epoch; use rest: dropped"
     over_epochs = isinstance(trainer.minibatch, EpochSubset)
     drawn_anew = "a pool's images differ from epoch to epoch; use a rule that works inside batches"
     require(
         check(not over_epochs, "data.pool", "null beside a rule that leaves examples out", "a pool", drawn_anew),
         check(trainer.schedule.budget >= 1, "data.pool", "null beside a selection", "a pool", way_out),
+        check(
+            not is_reattack(trainer.minibatch),
+            "data.pool",
+            "null with a minibatch rule of rest: remembered",
+            "a pool",
+            later,
+        ),
         check(0 < count < size, "data.pool.share", rule, train.share, f"it takes {count} from the pool"),
     )
     with name_pool():

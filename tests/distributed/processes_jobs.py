@@ -203,6 +203,10 @@ RUNS = {
         objective=Pgd(), attack=LinfPGD(eps=0.1, steps=1), regularizer=GradAlign(weight=0.5)
     ),
     "margin": lambda: trainer(minibatch=RULES["margin"](rho=0.5, warm_up=1)),
+    "attacked again": lambda: selecting(
+        attack=LinfPGD(eps=0.1, steps=2, start="remembered"),
+        minibatch=RULES["mixed"](correction="inverse_probability", loss_change=1.0),
+    ),
     "gradient matching, batch": lambda: selecting(
         minibatch=RULES["gradient_matching"](rho=0.5, warm_up=0), normalise="batch"
     ),

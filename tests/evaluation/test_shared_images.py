@@ -15,6 +15,7 @@ from advcore.evaluation.evaluate import evaluate
 from advcore.evaluation.intervals import wilson
 from advcore.evaluation.resume import hash_evaluation
 from advcore.evaluation.shared import choose_seen
+from advcore.reporting import verdicts
 from advcore.reporting.suite import Results, build_table, list_raw_rows
 from advcore.reporting.tables import compare_methods, list_accuracy_rows
 
@@ -124,5 +125,7 @@ def test_tables_set_pgd_beside_autoattack_on_the_same_images():
     results.add("a", 0, with_shared(0.9, 0.85, 0.8))
     notes = " ".join(build_table(results, "t", "last").notes)
     assert "100 test images, 20 of them under linf 0.1, AutoAttack standard." in notes
+    _, note = verdicts.tabulate(results.groups(), "a")
+    assert note.startswith("Robust is right under all attacks, of the 20 images that all attacks saw.")
     columns, (row,) = list_raw_rows(results, "s", None)
     assert row[columns.index("last robust 1 (images that all attacks saw)")] == "0.85"

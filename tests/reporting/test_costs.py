@@ -136,7 +136,12 @@ def test_seconds_are_compared_on_one_kind_of_quiet_machine(others, reason):
 def test_short_runs_and_runs_of_other_work_say_nothing_of_the_machine():
     more = counted(1, 40.0)
     more.ledger["attack"]["forward"] *= 10
-    assert read_clock({"a": [counted(), more], "b": [counted(0, 0.9), counted(1, 0.1)]}).comparable
+    groups = {"a": [counted(), more], "b": [counted(0, 0.9), counted(1, 0.1)]}
+    assert "nothing tells whether the machine had other work" in read_clock(groups).text
+    for entry in (*groups["a"], *groups["b"]):
+        entry.environment["load"] = 0.5
+    clock = read_clock(groups)
+    assert clock.comparable and "load" not in clock.text
 
 
 def test_a_table_of_methods_has_seconds_and_says_where_they_cannot_be_compared():
