@@ -188,7 +188,7 @@ def _combine_savings(trainer: Trainer) -> Iterator[Trainer]:
         rule
         for rule in (trainer.minibatch, None if trainer.minibatch else Margin())
         if not find_rule_problem(rule, trainer.objective, trainer.attack, epochs, trainer)
-        and not (rule and is_catching(trainer))
+        and (rule is trainer.minibatch or not is_catching(trainer))
     ]
     for attack, selection_attack, period, rule in itertools.product(attacks, selection_attacks, periods, rules):
         yield replace(

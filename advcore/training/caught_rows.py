@@ -10,6 +10,7 @@ from advcore.errors import SettingProblem, must
 from advcore.gradients import GRADIENTS
 from advcore.gradients.catch import Catch, Shape
 from advcore.gradients.last_layer import locate_head
+from advcore.minibatch.base import is_reattack
 from advcore.models.head import count_classes, count_features
 from advcore.selection.rows_from import find_catch
 from advcore.work import NO_WORK, Work
@@ -42,8 +43,9 @@ def list_catch_problems(trainer: "Trainer") -> Iterator[SettingProblem]:
             "all data, in which rows are caught; raise warm_start"
         )
         yield must("rows_from", "attack without a warm start", "training", way_out)
-    if trainer.minibatch is not None:
-        yield must("rows_from", "attack with a minibatch rule", "training", "not all examples would be attacked")
+    if not _shows_rows(trainer.minibatch, get_catch(trainer)):
+        way_out = "its steps do not show the row of each example; use none, or one with rest: remembered"
+        yield must("rows_from", "attack with this minibatch rule", "training", way_out)
     if trainer.cutmix is not None:
         yield must("rows_from", "attack with training.cutmix", "training", "rows of mixed images are no example's")
     if trainer.speed.compiled:
@@ -55,6 +57,13 @@ def list_catch_problems(trainer: "Trainer") -> Iterator[SettingProblem]:
     refresh = trainer.get_selector().refresh
     if refresh is not None and not any(_list_refreshing(trainer)):
         yield must("refresh", "null where no selection comes later", refresh, "set a shorter period")
+
+
+def _shows_rows(rule: object, catch: Catch) -> bool:
+    """Return whether training steps under a minibatch rule show the row of each example that they see."""
+    if rule is None:
+        return True
+    return is_reattack(rule) and rule.correction == "none" and not catch.at_start
 
 
 def count_refreshed(trainer: "Trainer", n: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from advcore.adversary import perturb
 from advcore.attacks import LinfPGD
+from advcore.attacks.memory import Memory
 from advcore.cost import CostLedger
 from advcore.data.augment import crop_flip
 from advcore.data.source import Resident
@@ -38,6 +40,8 @@ from advcore.training.weight_attack import AWP
 
 N, SIZE = 96, 32
 ATTACK = LinfPGD(eps=0.1, steps=2)
+REMEMBERED = ATTACK.with_settings(start="remembered")
+REATTACK = partial(RULES["random"], rest="remembered", rho=0.5)
 NO_STEP = SGD(lr=1e-30)  # which moves no weight by as much as a bit
 
 each_objective = pytest.mark.parametrize("objective", [Standard(), Pgd(), Trades()], ids=lambda o: type(o).__name__)
@@ -237,6 +241,22 @@ def test_validation_examples_are_attacked_where_they_are_the_target(model, sourc
     assert plan_parts(made, N, 20).selection == 2 * 20 * GRADIENTS["last_layer"].plan(Pgd(), ATTACK)
 
 
+def test_rows_of_examples_that_are_not_attacked_again_are_of_their_remembered_image(plain, source, caught):
+    """At rest: in the second epoch each is where the first attack left it, or as many steps further."""
+    memory = Memory(precision="float32")
+    made = trainer(minibatch=REATTACK(), attack=REMEMBERED, memory=memory, optimizer=NO_STEP)
+    trained = made.fit(plain, source, seed=3)
+    assert trained.ledger.sum_units() <= plan_work(made, N).units  # a bound: what stays in a coreset is remembered
+    _, x, y = next(source.batches([torch.arange(N)]))
+    stream = Stream(seed=3, purpose="attack", epoch=0).at(torch.arange(N))
+    first = perturb(plain.eval(), Pgd(), ATTACK, x, y, generator=stream)
+    further = ATTACK.rise(lambda images: Pgd().loss(y, adversarial=plain(images)), x, first)
+    features = caught[0][1]["adversarial features"]
+    stayed, moved = ((plain[:-1](images) - features).abs().amax(1) < 1e-5 for images in (first, further))
+    assert bool((stayed | moved).all())  # both where the first attack has nowhere further to go
+    assert int((stayed & ~moved).sum()) > 20 < int((moved & ~stayed).sum())
+
+
 @by_plain_kernels
 def test_what_is_said_outright_is_the_default(model, source):
     """rows_from: attack is the run of the same settings without it."""
@@ -368,7 +388,11 @@ REFUSED = {
     "no warm start": ({"when": {"warm_start": 0.0}}, "rows_from must be attack without a warm start"),
     "a warm start of no epoch": ({"when": {"epochs": 4, "warm_start": 0.25, "budget": 0.25}, "selection":
                                   {"budget": 0.25}}, "is 0 epochs on all data"),
-    "a rule": ({"minibatch": RULES["margin"]()}, "with a minibatch rule"),
+    "a rule": ({"minibatch": RULES["margin"]()}, "with this minibatch rule"),
+    "a corrected rule": (lambda: {"minibatch": REATTACK(correction="inverse_probability"), "attack": REMEMBERED},
+                         "with this minibatch rule"),
+    "norms under a rule": (lambda: {"minibatch": REATTACK(), "attack": REMEMBERED, "solver": EasyCore()},
+                           "with this minibatch rule"),
     "mixed images": ({"cutmix": CutMix()}, "training.cutmix"),
     "compiled passes": ({"speed": Speed(compiled=True)}, "training.speed.compiled"),
     "no later selection": ({"when": {"period": None}, "selection": {"refresh": Refresh()}}, "no selection comes later"),
