@@ -148,10 +148,6 @@ class SelectionConfig(SelectionSettings):
                 self.cost is None or self.budget == SelectionSettings.budget, "cost", "null beside a budget", self.cost
             ),
             check_at_least("probe_epochs", self.probe_epochs, 0),
-            unless(
-                self.attack is None or self.rows_from == "attack" or self.refresh is not None,
-                must("attack", "null for rows_from: training without a refresh", self.attack, "nothing is attacked"),
-            ),
         ]
 
 

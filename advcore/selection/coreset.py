@@ -27,7 +27,7 @@ from advcore.selection.measure import Call, Measured, count_cost, measure, sampl
 from advcore.selection.partition import PARTITIONS, Problem, Split
 from advcore.selection.quality import describe_sample, describe_stretch, measure_overlap, measure_quality
 from advcore.selection.result import NORMALISE, Coreset
-from advcore.selection.rows_from import find_catch_problem
+from advcore.selection.rows_from import find_catch_problem, find_unread_problem
 from advcore.selection.settings import BLOCKS, TARGETS, SelectionSettings
 from advcore.selection.solve import Solution, solve
 from advcore.settings import settings
@@ -93,7 +93,7 @@ class AdversarialCoreset(SelectionSettings):
                 self.target == "train" or getattr(self.solver, "has_target", False),
                 must("target", "'train' for a solver that fits no target", self.target, "use gradmatch"),
             ),
-            find_catch_problem(self),
+            find_unread_problem(self) or find_catch_problem(self),
         ]
 
     @property

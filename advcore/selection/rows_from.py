@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from advcore.errors import SettingProblem, check_one_of, check_share, must, require
+from advcore.attacks.base import Attack
+from advcore.errors import SettingProblem, check_one_of, check_share, must, require, unless
 from advcore.gradients import GRADIENTS
 from advcore.gradients.catch import Catch
 from advcore.objectives.base import is_attacked, needs_clean
@@ -61,15 +62,22 @@ def find_catch(selector: "AdversarialCoreset") -> Catch | None:
     return GRADIENTS[reads].catch
 
 
-def find_unread_problem(settings: "SelectionSettings") -> SettingProblem | None:
+def find_unread_problem(selector: "AdversarialCoreset") -> SettingProblem | None:
     """Return the problem of a setting that says how rows are caught where they are measured; None if there is none."""
-    if settings.rows_from == "training":
+    if selector.rows_from == "training":
         return None
-    if settings.refresh is not None:
-        return must("refresh", "null with rows_from: attack", settings.refresh, "all rows are measured anew")
-    if settings.rows_place != "auto":
-        return must("rows_place", "auto with rows_from: attack", settings.rows_place, "use memory_limit")
+    if selector.refresh is not None:
+        return must("refresh", "null with rows_from: attack", selector.refresh, "all rows are measured anew")
+    if selector.rows_place != "auto":
+        return must("rows_place", "auto with rows_from: attack", selector.rows_place, "use memory_limit")
     return None
+
+
+def check_attack_is_used(selection: "SelectionSettings", attack: Attack | None) -> SettingProblem | None:
+    """Return a problem if a selection has an attack of its own, and no example that it attacks."""
+    is_used = selection.rows_from == "attack" or selection.refresh is not None
+    rule = "null for rows_from: training without a refresh"
+    return unless(attack is None or is_used, must("attack", rule, attack, "nothing is attacked"))
 
 
 def find_catch_problem(selector: "AdversarialCoreset") -> SettingProblem | None:

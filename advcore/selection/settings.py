@@ -13,7 +13,7 @@ from advcore.errors import (
 from advcore.rows import KINDS
 from advcore.rows.row_store import PLACES
 from advcore.selection.partition import ALIASES, PARTITIONS
-from advcore.selection.rows_from import ROWS_FROM, Refresh, find_unread_problem
+from advcore.selection.rows_from import ROWS_FROM, Refresh
 from advcore.settings import setting, settings
 
 BLOCKS = ("permuted", "stored_order")
@@ -78,7 +78,6 @@ class SelectionSettings:
             unless(self.max_minutes is None, check_positive("max_minutes", self.max_minutes)),
             check_one_of("rows_from", self.rows_from, ROWS_FROM),
             check_one_of("rows_place", self.rows_place, PLACES),
-            find_unread_problem(self),
             *self._check_more(),
         )
 

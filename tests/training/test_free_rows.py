@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 from functools import partial
 
 import pytest
@@ -424,3 +425,44 @@ def test_what_cannot_be_caught_is_refused_before_training(name):
 def test_a_selection_by_itself_has_no_rows_to_read(model, source):
     with pytest.raises(ConfigError, match="rows must be given for rows_from: training"):
         trainer().get_selector().select(model, source, seed=0)
+
+
+MISTAKES = {
+    "selection.warm_start=0": "selection.rows_from must be attack without a warm start, got 'training'",
+    "selection.refresh.share=0": "selection.refresh.share must be a share in (0, 1]",
+    "selection.period=null": "selection.refresh must be null where no selection comes later",
+    "selection.rows_place=tape": "selection.rows_place must be one of auto, device, host, disk",
+    "selection.solver={name: by_score, points: adversarial}": "selection.refresh must be null for this solver",
+    "minibatch={name: margin}": "selection.rows_from must be attack with this minibatch rule",
+}
+
+
+@pytest.mark.parametrize("change", MISTAKES)
+def test_a_mistake_in_a_run_file_is_one_line_before_training(advcore, root, change):
+    code, _, err = advcore("check", str(root / "experiments" / "trades_free_rows.yaml"), "--set", change)
+    assert code == 2 and len(err.splitlines()) == 1 and MISTAKES[change] in err
+
+
+def test_an_attack_that_attacks_nothing_is_a_mistake(advcore, root):
+    file = str(root / "experiments" / "trades_free_rows.yaml")
+    attack = ("--set", "selection.attack={name: linf_pgd, eps: 0.1, steps: 1}")
+    code, _, err = advcore("check", file, *attack, "--set", "selection.refresh=null")
+    assert code == 2 and "selection.attack must be null for rows_from: training without a refresh" in err
+    code, out, _ = advcore("check", file, *attack)
+    assert code == 0 and "rows caught in training" in out
+
+
+def test_a_run_file_keeps_its_ages_in_the_record(advcore, root, tmp_path, tiny):
+    overrides = [part for override in tiny for part in ("--set", override)]
+    period = ("--set", "selection.period=1")
+    file = str(root / "experiments" / "linf_free_rows.yaml")
+    code, _, err = advcore("run", file, *overrides, *period, "--out", str(tmp_path / "run"))
+    assert code == 0, err
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert [selection["passes"] for selection in record["selections"]] == [0, 0]
+    assert all(selection["row_error"] > 0 < selection["row_age"] for selection in record["selections"])
+    assert [sorted(epoch["rows"]) for epoch in record["epochs"]] == [["age", "oldest", "refreshed"]] * 3
+    code, out, _ = advcore("report", str(tmp_path / "run"))
+    assert code == 0
+    page = next((tmp_path / "run").glob("*.html")).read_text()
+    assert "error of rows" in page and "age of rows" in page
