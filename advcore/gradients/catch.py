@@ -48,7 +48,11 @@ class CaughtColumns:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What decides how much is stored of an example: passes of the objective, classes, features, bytes of a number."""
+    """What decides how much is stored of an example.
+
+    passes : how many forward passes the objective has. classes, features : outputs and inputs of the head; 0 where it
+    is not read. itemsize : bytes of a number.
+    """
 
     passes: int
     classes: int

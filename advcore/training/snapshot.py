@@ -62,9 +62,8 @@ def take_snapshot(loop: "Loop") -> Snapshot:
             "random": distributed.gather_values(_get_random_states(loop.device)),
         }
     )
-    snapshot["memory"] = loop.memory and loop.memory.state()  # a copy already
-    snapshot["rows"] = loop.catcher and loop.catcher.store.state()  # so is this
-    return snapshot
+    rows = loop.catcher and loop.catcher.store.state()
+    return snapshot | {"memory": loop.memory and loop.memory.state(), "rows": rows}  # copies already
 
 
 def restore(loop: "Loop", snapshot: Snapshot) -> None:
