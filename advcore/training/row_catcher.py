@@ -15,7 +15,7 @@ from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Measurement, MeasurementSettings
 from advcore.gradients.catch import CaughtColumns, TrainingPass
 from advcore.gradients.last_layer import fit_to_bias, locate_head
-from advcore.models.head import Tap, tap_features
+from advcore.models.head import Tap, run_layer_by_layer, tap_features
 from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.rows.row_store import NEVER, RowStore, StoragePlace, settle_place
@@ -114,7 +114,8 @@ class RowCatcher:
             self._store(indices, y, outputs)
 
     def _run_pass(self, outputs: list[Outputs], tap: Tap, forward: Forward, x: Tensor) -> Tensor:
-        logits = forward(x)
+        with run_layer_by_layer(self.run.model):
+            logits = forward(x)
         if not self._is_checked:
             tap.check(logits.detach())
             self._is_checked = True
