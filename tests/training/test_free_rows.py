@@ -24,7 +24,7 @@ from advcore.minibatch import RULES
 from advcore.objectives import Pgd, Standard, Trades
 from advcore.objectives.base import compute_losses
 from advcore.rng import Stream
-from advcore.rows import DenseRows
+from advcore.rows import BlockRows, DenseRows, FactoredRows
 from advcore.runtime.precision import Speed
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.rows_from import Refresh
@@ -383,6 +383,28 @@ def test_it_does_not_matter_where_rows_are_stored(model, source, place):
     assert [c.weights.tolist() for c in one.coresets] == [c.weights.tolist() for c in two.coresets]
 
 
+@pytest.mark.parametrize(
+    ("partition", "kind"),
+    [("whole", "bias"), ("per_class", "weight"), ("per_batch", "full"), ("per_class_per_gradient", "full")],
+)
+@by_plain_kernels
+def test_every_partition_and_part_of_the_gradient_is_solved_by_any_solver(model, source, partition, kind):
+    """A solver from elsewhere is given the rows that it is given by a selection that attacks."""
+
+    class Mine(GradMatch):
+        def __call__(self, rows, k, *, target=None, generator):
+            seen.append(rows)
+            return super().__call__(rows, k, target=target, generator=generator)
+
+    seen: list = []
+    made = trainer(Mine(), Trades(), selection={"partition": partition, "rows": kind})
+    trained = made.fit(model, source, seed=0)
+    assert [len(coreset) for coreset in trained.coresets] == [made.get_selector().count_chosen(N)] * 2
+    assert seen and all(isinstance(rows, BlockRows if partition == "per_batch" else FactoredRows) for rows in seen)
+    members = [getattr(rows, "members", rows) for rows in seen]
+    assert {rows.kind for rows in members} == {kind} and {len(rows.residuals) for rows in members} == {2}
+
+
 # ---- what is refused ----
 
 REFUSED = {
@@ -465,4 +487,4 @@ def test_a_run_file_keeps_its_ages_in_the_record(advcore, root, tmp_path, tiny):
     code, out, _ = advcore("report", str(tmp_path / "run"))
     assert code == 0
     page = next((tmp_path / "run").glob("*.html")).read_text()
-    assert "error of rows" in page and "age of rows" in page
+    assert "error of rows" in page and "age of rows" in page and "Mean age of the gradient rows" in page
