@@ -202,7 +202,7 @@ def test_the_main_table_has_every_baseline_in_every_block_at_its_cost(root, tabl
     for key, names in page.blocks(found).items():
         others = [page.short(name) for name in names]
         if key:
-            assert {"random", "shortened", "CRAIG", "GradMatch", "EasyCore"} <= set(others)
+            assert {"random", "shortened", "CRAIG", "GradMatch", "EasyCore, early scores"} <= set(others)
             assert any(other.startswith(("FAT", "PGD-")) for other in others)
             dear = [
                 name for name in names if abs(tables.savings_page.cost(found, name) - float(key)) > 0.1 * float(key)
@@ -221,7 +221,7 @@ def test_what_the_pages_claim_is_what_the_corrected_tests_let_stand(root, tables
     recipes = {key: claims.pop(key) for key in list(claims) if key[0] in ("finetune", "recipes")}
     page = tables.main_page
     composed = next(iter(page.AGAIN))
-    easycore = "EasyCore's, beside random subsets of its cost"
+    easycore = "EasyCore's with early scores, beside random subsets of its cost"
     assert claims == {
         ("main", mnist, easycore): ("below", pytest.approx(0.0028, abs=5e-5), pytest.approx(0.047, abs=5e-4), 18),
         ("main", page.AT_BEST, composed): (
@@ -295,7 +295,7 @@ def test_what_the_main_page_says_in_words_is_in_its_records(tables):
         assert any(statistics.fmean(robust[name]) > best - 0.1 for name in single)
         for solver in ("GradMatch", "CRAIG"):
             assert abs(mean_gap(first, f"{solver} @ {block}", f"random @ {block}")) < 0.5
-        assert mean_gap(first, f"EasyCore @ {block}", f"random @ {block}") < -3
+        assert mean_gap(first, f"EasyCore, early scores @ {block}", f"random @ {block}") < -3
 
 
 def all_robust(records):
@@ -389,7 +389,7 @@ def test_what_the_evidence_page_says_in_words_is_in_its_records(tables):
         assert all(one["loss inside"] > one["loss outside"] for one in stale["craig"][seed])
     for worse, than in (
         ("random, one subset", "random"),
-        ("EasyCore", "random"),
+        ("EasyCore, early scores", "random"),
         ("GradMatch, bias rows", "GradMatch"),
     ):
         assert gap((worse, than)) < -0.5

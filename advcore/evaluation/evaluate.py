@@ -111,8 +111,10 @@ def _refuse_unfit(attacks: Sequence[Attack | AutoAttack], batch_size: int) -> No
     unfit = [type(attack).__name__ for attack in attacks if attack.training_only]
     if unfit:
         raise ConfigError(f"evaluation.attacks must stay in their ball, got {unfit[0]}, which is for training only")
-    if any(getattr(attack, "remembers", False) for attack in attacks):
-        raise ConfigError(must("evaluation.attacks.start", "uniform, gaussian or clean", "remembered"))
+    for attack in attacks:
+        if getattr(attack, "remembers", False):
+            got = getattr(attack, "start", type(attack).__name__)
+            raise ConfigError(must("evaluation.attacks.start", "uniform, gaussian or clean", got))
 
 
 @dataclass(frozen=True, kw_only=True)

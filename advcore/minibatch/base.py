@@ -160,12 +160,12 @@ class AttackSubset:
             check_one_of("draw", self.draw, ("multinomial", "systematic", "top")),
             check_one_of("correction", self.correction, ("none", "inverse_probability")),
             unless(
-                self.draw != "top" or self.correction == "none",
+                self.draw != "top" or self.correction != "inverse_probability",
                 must("correction", "none with draw: top", self.correction, "the largest are not drawn"),
             ),
             check_one_of("rest", self.rest, ("dropped", "remembered")),
             unless(
-                self.rest == "remembered" or self.reads != "last_visit",
+                self.rest != "dropped" or self.reads != "last_visit",
                 must("rest", "remembered for a rule that reads the last visit", self.rest, "the dropped have none"),
             ),
             *self._check_more(),

@@ -6,7 +6,9 @@ from itertools import chain
 
 from advcore.errors import format_count
 from advcore.reporting import compare, costs, parts, spent, tables, verdicts
+from advcore.reporting.columns import Columns, describe_columns, insert_columns
 from advcore.reporting.record import JsonObject, RunRecord
+from advcore.reporting.shared_scores import describe_scores
 from advcore.types import Flag
 
 # The marks of methods whose evaluations have flags, one for each kind of flag.
@@ -42,11 +44,13 @@ class Results:
 
     reference : the method that speed-ups are relative to.
     without : the names of baselines that the suite leaves out.
+    columns : attacks whose mean has a column (`columns.Columns`).
     entries : the runs, in the order of the suite.
     """
 
     reference: str | None
     without: Sequence[str] = ()
+    columns: Columns = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
 
     def add(
@@ -100,13 +104,15 @@ def build_table(results: Results, title: str, which: str) -> Table:
     """
     groups = results.groups()
     against: Sequence[RunRecord] = groups.get(results.reference or "", ())
-    header, method_rows = tables.compare_methods(groups, which, against=against)
+    compared = tables.compare_methods(groups, which, against=against)
+    header, method_rows = insert_columns(compared, groups, which, results.columns)
     marks, legend = _mark_flags(groups, which)
     marked = {row[0]: [(row[0] + marks.get(row[0], ""), *row[1:])] for row in method_rows}
     rows: list[tables.Row] = []
     for method in results.methods():
         rows += [*marked.get(method, ()), *_list_unfinished(method, results)]
     notes = [*legend, _describe_conditions(groups, which), *_describe_costs(results)]
+    notes += [*describe_columns(results.columns), *describe_scores(groups)]
     if results.without:
         notes.append(f"The suite leaves out baselines that would be added by themselves: {', '.join(results.without)}.")
     return Table(f"{title}: checkpoint {which}", header, rows, notes=notes)

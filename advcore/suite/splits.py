@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from advcore.config.run_key import WEIGHTS_OF
+from advcore.config.run_key import OF_METHOD
 from advcore.errors import check, require
 from advcore.suite.layout import Settings
 
@@ -30,7 +30,7 @@ def _list_bounds(settings: Settings) -> Iterator[bool]:
     solver = _read_section(_read_section(settings, "selection"), "solver")
     yield solver.get("scores") is not None
     weights = _read_section(settings, "model").get("weights")
-    yield weights is not None and not str(weights).startswith(WEIGHTS_OF)
+    yield weights is not None and not str(weights).startswith(OF_METHOD)
 
 
 def _names_split(settings: Settings) -> bool:

@@ -13,6 +13,7 @@ from advcore.reporting.verdicts import describe_varied, explain_test
 
 BASE, CHANCE = "GradMatch", "random"
 
+EASYCORE = "EasyCore, early scores"
 FACTORS = {
     "partition": ["GradMatch, whole", "GradMatch, whole, normalise none", "GradMatch, per batch"],
     "rows": ["GradMatch, bias rows"],
@@ -25,7 +26,7 @@ FACTORS = {
     "period (4 epochs)": ["GradMatch, every epoch", "GradMatch, once"],
     "warm start (0.6)": ["GradMatch, warm start 0.3", "GradMatch, warm start 0.8"],
     "attack of the selection (one step)": ["GradMatch, selected by PGD-7"],
-    "solver": ["CRAIG", "CRAIG, bias rows", "CRAIG, weights dropped", "EasyCore"],
+    "solver": ["CRAIG", "CRAIG, bias rows", "CRAIG, weights dropped", EASYCORE],
 }
 """One factor at a time, beside the base; in brackets, what the base has."""
 OF_CHANCE = ["random, one subset", "random, per batch", "random, every epoch", "random, once"]
@@ -129,8 +130,8 @@ SAYS = """- **A selection does what it promises.** The weighted gradient of Grad
   A step sees a batch of 64, whose own gradient is off by more than its length: beside that noise, an error of a few
   hundredths in what the batches come from has nothing to show itself in.
 - **What moves the means most is which examples there are, and how often the model sees new ones.** One random subset
-  for the whole run, only what is easy (EasyCore), what the biases' gradients alone can tell apart, classes that
-  lose their share (`whole`): behind what they stand beside by half a point to four.
+  for the whole run, only what is easy (EasyCore, by scores of the warm epochs), what the biases' gradients alone can
+  tell apart, classes that lose their share (`whole`): behind what they stand beside by half a point to four.
 - **Rescaled weights can be a learning rate in disguise.** With `partition: whole`, GradMatch's weights sum to
   well below N; rescaled to mean 1 they make steps more than twice as long, which comes with a loss of more than two
   points. `training.normalise: none` keeps their scale, and a run now says so where it matters. Per class, the default,
@@ -187,7 +188,9 @@ def text(found: Groups, facts: dict | None) -> str:
     lines += [f"- {question}: {verdict(result)}." for (_, question), result in tested.items()]
     lines += [
         "",
-        _table(found, ["all data", "shortened", CHANCE, OF_CHANCE[-1], BASE, "CRAIG", "EasyCore"], [CHANCE]),
+        _table(
+            found, ["all data", "shortened", CHANCE, OF_CHANCE[-1], BASE, "CRAIG", "EasyCore, early scores"], [CHANCE]
+        ),
         "",
     ]
     lines += ["## One factor at a time", "", factors(found), "## Small budgets", "", budgets(found)]

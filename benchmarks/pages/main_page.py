@@ -34,7 +34,9 @@ QUESTIONS = {
         ("GradMatch, PGD-2, remembered @ 0.15", "random, PGD-2, remembered @ 0.15"),
     ],
     "CRAIG's coreset, beside random subsets of its cost": [(f"CRAIG @ {b}", f"random @ {b}") for b in (0.5, 0.3, 0.15)],
-    "EasyCore's, beside random subsets of its cost": [(f"EasyCore @ {b}", f"random @ {b}") for b in (0.5, 0.3, 0.15)],
+    "EasyCore's with early scores, beside random subsets of its cost": [
+        (f"EasyCore, early scores @ {b}", f"random @ {b}") for b in (0.5, 0.3, 0.15)
+    ],
     "A random subset, beside all data for fewer epochs": [
         (f"random @ {b}", f"shortened @ {b}") for b in (0.5, 0.3, 0.15)
     ],
@@ -80,6 +82,11 @@ twentieths one run of three collapses, and so does one with two remembered steps
 its 200 images full training and remembered steps cannot be told apart. Coresets attacked in full are behind random
 subsets by their means, and more than 20 points behind PGD-3 on all data; that EasyCore's are behind is the one
 difference here that is beyond chance. Runs that collapsed are counted apart: they are in no mean and no comparison.
+
+EasyCore stands here with *early scores*: input-gradient norms averaged over the run's own 2 to 5 warm epochs of
+adversarial training, by which it selects class by class, and anew every fourth epoch. The paper's are averaged over the
+whole of a standard training, once, and rank all examples together; the suites `papers/easycore-standard` and
+`papers/easycore-trades` do that, and have not been run yet.
 
 Only the questions below are tested, over all their pairs at once. How each method stands to each baseline of its block
 would be some 170 comparisons more, for which three seeds are too few.

@@ -131,6 +131,12 @@ def test_all_processes_leave_out_the_same_examples_as_one_would(one, several):
         same(found["pruned"]["again"]["everyone"], found["pruned"]["run"]["everyone"])
 
 
+def test_extrapolated_scores_are_the_same_in_every_process_and_count_each_image_once(one, several):
+    for found in several:
+        same(found["extrapolated"]["rows"], one["extrapolated"]["rows"])
+    assert several[0]["extrapolated"]["passes"] == one["extrapolated"]["passes"]
+
+
 @pytest.mark.parametrize("name", jobs.RUNS)
 def test_after_training_all_processes_hold_the_same(one, several, name):
     alone, theirs = one["train"][name], several[0]["train"][name]

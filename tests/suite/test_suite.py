@@ -13,8 +13,9 @@ from advcore.reporting.record import RunRecord
 from advcore.suite import layout as suite_file
 from advcore.suite import suite as suites
 from advcore.suite.layout import BASELINES, expand_grids, list_added, list_left_out, make_slug
+from advcore.suite.runs import list_runs, shard
 from advcore.suite.splits import choose_vary_split
-from advcore.suite.suite import list_runs, load, resolve_methods, shard
+from advcore.suite.suite import load, resolve_methods
 
 EXPERIMENT = "experiments/trades_gradmatch.yaml"
 

@@ -269,10 +269,10 @@ def test_a_cost_that_nothing_has_is_told_with_the_methods_name(added):
 @pytest.mark.slow
 def test_the_papers_suites_on_digits_can_be_planned(root):
     """Every one whose small version is on digits, with baselines at its costs."""
-    sizes = 1294, 143
+    extent = Extent(1294, 143)
     suites = [load(path, "small") for path in sorted((root / "benchmarks/suites/papers").glob("*.yaml"))]
     on_digits = {suite.name: suite for suite in suites if "digits" in suite.title}
     assert len(on_digits) >= 10
     for name, suite in on_digits.items():
-        found = add_baselines(resolve_methods(suite), suite.reference, suite.added, lambda config: sizes)
+        found = add_baselines(resolve_methods(suite), suite.reference, suite.added, lambda config: extent)
         assert any(method.startswith("random") for method in found), name
