@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from advcore.attacks.base import take_input_gradient
 from advcore.data.checks import check_fits, check_labels
 from advcore.data.source import Source
+from advcore.errors import ConfigError, must
 from advcore.gradients.base import AveragedScores, Measurement, MeasurementSettings, define_clean_and_attacked
 from advcore.gradients.catch import Catch, TrainingPass, catch_scores
 from advcore.gradients.scores import sweep_scores
@@ -60,7 +61,8 @@ def _catch_first_norm(name: str) -> Catch | None:
 
 
 def _read_first_norms(seen: TrainingPass) -> Tensor:
-    assert seen.first_norms is not None, "an attack that is caught at its start takes a step"
+    if seen.first_norms is None:
+        raise ConfigError(must("selection.rows_from", "attack for an attack that takes no gradient", "training"))
     return seen.first_norms
 
 

@@ -53,8 +53,9 @@ class FirstStep:
         images.register_hook(self._note)
         return forward(images)
 
-    def _note(self, gradient: Tensor) -> None:
-        self.norms = gradient.detach().double().flatten(1).norm(dim=1)
+    def _note(self, gradient: Tensor | None) -> None:
+        if gradient is not None:  # as behind a quantised layer, which the attack's watch refuses
+            self.norms = gradient.detach().double().flatten(1).norm(dim=1)
 
 
 class RowCatcher:
@@ -109,9 +110,12 @@ class RowCatcher:
             yield _leave
         else:
             with tap_features(self.head) as tap:
-                yield partial(partial, self._run_pass, outputs, tap)
+                yield partial(self._watch_passes, outputs, tap)
         with self.run.out.ledger.phase("rows", y.device):
             self._store(indices, y, outputs)
+
+    def _watch_passes(self, outputs: list[Outputs], tap: Tap, forward: Forward) -> Forward:
+        return partial(self._run_pass, outputs, tap, forward)
 
     def _run_pass(self, outputs: list[Outputs], tap: Tap, forward: Forward, x: Tensor) -> Tensor:
         with run_layer_by_layer(self.run.model):

@@ -450,6 +450,20 @@ def test_what_cannot_be_caught_is_refused_before_training(name):
     assert message in str(raised.value)
 
 
+class Still(LinfPGD):
+    """Asks for no gradient."""
+
+    def __call__(self, loss_fn, x, *, generator):
+        return x
+
+
+@by_plain_kernels
+def test_an_attack_without_gradients_shows_no_norm(model, source):
+    made = trainer(EasyCore(), attack=Still(eps=0.1), selection={"partition": "whole"})
+    with pytest.raises(ConfigError, match="selection.rows_from must be attack for an attack that takes no gradient"):
+        made.fit(model, source, seed=0)
+
+
 def test_a_selection_by_itself_has_no_rows_to_read(model, source):
     with pytest.raises(ConfigError, match="rows must be given for rows_from: training"):
         trainer().get_selector().select(model, source, seed=0)
