@@ -341,7 +341,8 @@ VARIATIONS += ("main-repeat", "main-strong", "main-mnist-strong", "finetune", "f
 WAITING = ("cifar10-gpu-trades", "cifar10-gpu-linf", "reattack")
 """Suites that wait for a GPU: without all of their records yet."""
 NOT_RUN = {"digits": {"random static", "random static, 60 %, no warm start", "RCS", "InfoBatch"}}
-NOT_RUN["digits"] |= {"BulletTrain", "Free AT, 4 replays"}
+NOT_RUN["digits"] |= {"BulletTrain", "Free AT, 4 replays", "FGSM-EP", "FGSM-MEP", "FGSM-PGI", "GradAlign"}
+NOT_RUN["digits"] |= {"half attacked again, PGD-2"}
 """Methods of other suites that have no records yet: they go from here when the suite is run again."""
 
 

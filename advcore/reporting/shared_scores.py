@@ -9,12 +9,15 @@ _INPUT = "selection.solver.scores"
 
 
 def describe_scores(groups: Groups) -> list[str]:
-    """Return a line for each file of scores that runs of a table have in common: it was paid for once, not by each."""
+    """Return a line for each file of scores that runs of a table have in common: it was paid for once, not by each.
+
+    There is none for a file of which a record tells the hash alone.
+    """
     unit = costs.choose_unit(list_records(groups))
     users: dict[str, list[tuple[str, RunRecord]]] = {}
     for name, records in groups.items():
         for record in records:
-            if _INPUT in record.inputs:
+            if "epochs" in record.inputs.get(_INPUT, ()):
                 users.setdefault(record.inputs[_INPUT]["sha256"], []).append((name, record))
     return [_describe_file(entries, unit) for entries in users.values()]
 
