@@ -191,6 +191,8 @@ def _combine_savings(trainer: Trainer) -> Iterator[Trainer]:
         and (rule is trainer.minibatch or not is_catching(trainer))
     ]
     for attack, selection_attack, period, rule in itertools.product(attacks, selection_attacks, periods, rules):
+        if is_catching(trainer) and selection_attack == trainer.attack:
+            selection_attack = attack  # by which rows are refreshed
         yield replace(
             trainer,
             attack=attack,

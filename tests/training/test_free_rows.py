@@ -10,6 +10,7 @@ import pytest
 import torch
 from kernels import by_plain_kernels
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from advcore.adversary import perturb
 from advcore.attacks import LinfPGD
@@ -409,6 +410,15 @@ def test_every_partition_and_part_of_the_gradient_is_solved_by_any_solver(model,
     assert seen and all(isinstance(rows, BlockRows if partition == "per_batch" else FactoredRows) for rows in seen)
     members = [getattr(rows, "members", rows) for rows in seen]
     assert {rows.kind for rows in members} == {kind} and {len(rows.residuals) for rows in members} == {2}
+
+
+@by_plain_kernels
+def test_data_that_are_read_as_they_are_needed_are_caught_alike(model, source):
+    made = trainer(objective=Trades(), selection={"refresh": Refresh()})
+    one = made.fit(copy.deepcopy(model), source, seed=1)
+    two = made.fit(copy.deepcopy(model), TensorDataset(source._images, source.labels()), seed=1)
+    assert [c.indices.tolist() for c in one.coresets] == [c.indices.tolist() for c in two.coresets]
+    assert all(torch.equal(one.last[name], two.last[name]) for name in one.last)
 
 
 # ---- what is refused ----
