@@ -117,10 +117,11 @@ class Pooled(Source):
             x, y = (torch.cat([part[i] for part in parts])[places] for i in (1, 2))
             yield chunk.to(self.device), x, y
 
-    def draw_batches(self, size: int, stream: Stream) -> list[Tensor]:
+    def draw_batches(self, size: int, stream: Stream, chosen: Tensor | None = None) -> list[Tensor]:
+        """Return an epoch's batches of indices. chosen : (K,) of the pool, which alone are drawn from; None: all."""
         batches = super().draw_batches(size, stream)
         shares = [self.count_from_pool(len(batch)) for batch in batches]
-        extra = self.draw_from_pool(sum(shares), stream.child("pool")) + len(self)
+        extra = self.draw_from_pool(sum(shares), stream.child("pool"), chosen) + len(self)
         mixed = []
         for batch, part in zip(batches, extra.split(shares), strict=True):
             both = torch.cat([batch[len(part) :], part])
@@ -132,13 +133,17 @@ class Pooled(Source):
         """Return how many images of a batch of `size` come from the pool."""
         return round(self.share * size)
 
-    def draw_from_pool(self, count: int, stream: Stream) -> Tensor:
-        """Return which images (count,) of the pool an epoch takes, where each epoch takes as many."""
+    def draw_from_pool(self, count: int, stream: Stream, chosen: Tensor | None = None) -> Tensor:
+        """Return which images (count,) of the pool an epoch takes, where each epoch takes as many.
+
+        chosen : (K,) images that alone are taken; None: all.
+        """
         start = stream.epoch * count
-        rounds = range(start // len(self.pool), (start + count - 1) // len(self.pool) + 1)
-        everything = torch.arange(len(self.pool))
-        orders = [stream.at_epoch(i).at(everything).permutation() for i in rounds]
-        return torch.cat([everything[:0], *orders])[start % len(self.pool) :][:count]
+        if chosen is None:
+            chosen = torch.arange(len(self.pool))
+        rounds = range(start // len(chosen), (start + count - 1) // len(chosen) + 1)
+        orders = [chosen[stream.at_epoch(i).at(chosen).permutation()] for i in rounds]
+        return torch.cat([chosen[:0], *orders])[start % len(chosen) :][:count]
 
     def labels(self) -> Tensor:
         return self.real.labels()
@@ -152,6 +157,21 @@ class Pooled(Source):
 
     def list_changed(self) -> list[int]:
         return self.real.list_changed() + [len(self) + i for i in self.pool.list_changed()]
+
+
+def find_candidates(source: Source) -> Source:
+    """Return what coresets are chosen from: a pool where one goes with the data, else the data."""
+    return source.pool if isinstance(source, Pooled) else source
+
+
+def find_goal(source: Source, validation: Source | None, target: str) -> Source | None:
+    """Return the data whose gradients a selection matches besides those it chooses from; None for none.
+
+    target : of the selection (`SelectionSettings.target`).
+    """
+    if target == "real" and isinstance(source, Pooled):
+        return source.real
+    return validation
 
 
 @contextlib.contextmanager

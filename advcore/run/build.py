@@ -14,6 +14,7 @@ from advcore.attacks.base import Attack
 from advcore.config.schema import RunConfig
 from advcore.data.base import Data
 from advcore.data.contract import cut_into_chunks
+from advcore.data.pool import Pooled, find_candidates
 from advcore.errors import ConfigError, UserError, as_problem, check, must, require
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.minibatch import RULES
@@ -196,7 +197,7 @@ def _check_attacks(config: RunConfig, data: Data) -> None:
 
 
 def _check_selector(selector: AdversarialCoreset | None, data: Data) -> None:
-    n = len(data.train)
+    n = len(find_candidates(data.train))
     size = n if selector is None else selector.count_chosen(n)
     require(check(size >= 2, "selection.budget", f"at least two examples of {n}", size, "keep more data"))
     if selector is None:
@@ -275,7 +276,10 @@ def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, ob
         return None, {}
     with prefix_problems("selection.solver.scores: "):
         scores = Scores.load(Path(path))
-        rows = scores.rows(path, reads, data.part, len(data.whole), compute_fingerprint(data))
+        if isinstance(data.train, Pooled):
+            rows = scores.rows_of(path, reads, data.train.pool)
+        else:
+            rows = scores.rows(path, reads, data.part, len(data.whole), compute_fingerprint(data))
     facts = {name: getattr(scores, name) for name in ("score", "epochs", "model", "objective", "seed", "sha256")}
     costs = {"passes": scores.passes, "flops": scores.flops}
     facts |= {name: cost for name, cost in costs.items() if cost}  # older files do not tell

@@ -8,7 +8,7 @@ from torch import nn
 from advcore.attacks.memory import refuse_unmoved
 from advcore.config.schema import RunConfig, SelectionConfig
 from advcore.data.base import Data
-from advcore.data.pool import Pooled
+from advcore.data.pool import Pooled, find_candidates, find_goal
 from advcore.errors import check, format_count, require
 from advcore.rng import Stream
 from advcore.run import build
@@ -62,14 +62,14 @@ def make_plan(
     n = len(data.train)
     prices = find_prices(trainer, model, data.train)
     compared = find_reference(config, n, prices)
-    planned = plan_parts(trainer, n, build.count_held_out(data))
+    planned = plan_parts(trainer, n, build.count_held_out(data), len(find_candidates(data.train)))
     cost = compared.relate(planned.total)
     estimate = _estimate_selection(trainer, data, model)
     notes = {
         "weights": beginning and beginning.describe(config),
         "pool": _explain_pool(trainer, data),
         "epochs": explain_epochs(trainer.schedule),
-        "cost": explain_cost(trainer, planned, compared, n),
+        "cost": explain_cost(trainer, planned, compared, len(find_candidates(data.train))),
         "operations": prices.problem and f"cost counts passes alone: {prices.problem}",
         "time": _explain_time(trainer, estimate, data.train.device),
         "ramps": explain_ramps(trainer, n, compared.epochs),
@@ -107,16 +107,21 @@ def _explain_pool(trainer: Trainer, data: Data) -> str | None:
         return None
     visits = trainer.schedule.length * train.share * len(train) / len(train.pool)
     real = trainer.schedule.length * (1 - train.share)
+    chosen = ""
+    if trainer.schedule.is_beside_pool:
+        chosen = f", those of each selection's {trainer.get_selector().count_chosen(len(train.pool)):,} more often"
     return (
         f"{100 * train.share:g} % of each batch comes from a pool of {len(train.pool):,} images; an epoch has as many "
-        f"steps as without it, so a real image is trained on about {real:.2g} times, one of the pool {visits:.2g} times"
+        f"steps as without it, so a real image is trained on about {real:.2g} times, one of the pool {visits:.2g} "
+        f"times{chosen}"
     )
 
 
 def _estimate_selection(trainer: Trainer, data: Data, model: nn.Module) -> Estimate | None:
     if trainer.selector is None:
         return None
-    return estimate_for(trainer.selector, model, data.train, build.count_held_out(data))
+    goal = find_goal(data.train, data.validation, trainer.selector.target)
+    return estimate_for(trainer.selector, model, find_candidates(data.train), len(goal or ()))
 
 
 def _explain_time(trainer: Trainer, estimate: Estimate | None, device: torch.device) -> str | None:
@@ -240,10 +245,14 @@ def explain_ramps(trainer: Trainer, n: int, epochs: int) -> str | None:
     return "; ".join(lines) or None
 
 
+def _name_candidates(trainer: Trainer) -> str:
+    return "images of the pool" if trainer.schedule.is_beside_pool else "training examples"
+
+
 def explain_cost(trainer: Trainer, planned: PlannedWork, reference: Reference, n: int) -> str | None:
     """Say why a run costs more than full training, and what would make it cheaper; None for a run that costs less.
 
-    n : training examples, all of which each selection looks at.
+    n : examples that each selection chooses from, all of which it looks at: the training ones, or those of a pool.
     """
     total = reference.relate(planned.total)
     if total <= 1:
@@ -253,7 +262,7 @@ def explain_cost(trainer: Trainer, planned: PlannedWork, reference: Reference, n
     selector = trainer.selector
     if selector is not None and planned.selection.units:
         count = sum(epoch.action == "select" for epoch in trainer.schedule.plan())
-        passes = f"{plan_selection(selector).units} passes for each of {n:,} training examples"
+        passes = f"{plan_selection(selector).units} passes for each of {n:,} {_name_candidates(trainer)}"
         share = reference.relate(planned.selection)
         reasons.append(f"{share:.2f} into {format_count(count, 'selection')} ({passes})")
         if count > 1:

@@ -18,6 +18,7 @@ from advcore.cost import CostLedger
 from advcore.data.augment import augment_images
 from advcore.data.base import Data
 from advcore.data.contract import read_batches
+from advcore.data.pool import Pooled
 from advcore.errors import check, require
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.reporting.record import RunRecord
@@ -111,7 +112,12 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> 
 
 
 def _settle_budget(config: RunConfig, data: Data, model: nn.Module) -> RunConfig:
-    """Return the config with the budget that `selection.cost` pays for."""
+    """Return the config with the budget that `selection.cost` pays for. Raises ConfigError beside a pool."""
+    way_out = "an epoch costs the same however few images of the pool are chosen; set selection.budget"
+    is_alone = not isinstance(data.train, Pooled)
+    require(
+        check(is_alone, "selection.cost", "null beside data.pool", config.selection and config.selection.cost, way_out)
+    )
     trainer = build.build_trainer(config)
     prices = find_prices(trainer, model, data.train)
     with build.prefix_problems("selection."):

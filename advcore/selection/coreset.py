@@ -31,7 +31,7 @@ from advcore.selection.settings import BLOCKS, TARGETS, SelectionSettings
 from advcore.selection.solve import Solution, solve
 from advcore.settings import settings
 from advcore.solvers import SOLVERS
-from advcore.solvers.base import Solver, find_scores_file
+from advcore.solvers.base import Solver, find_represent, find_scores_file
 from advcore.solvers.uniform import Random
 from advcore.types import Event, Facts, find_name
 
@@ -89,11 +89,19 @@ class AdversarialCoreset(SelectionSettings):
                 not needs_attack or is_attacked(self.objective),
                 must("solver.points", "clean for an objective that is not attacked", "adversarial"),
             ),
-            unless(
-                self.target == "train" or getattr(self.solver, "has_target", False),
-                must("target", "'train' for a solver that fits no target", self.target, "use gradmatch"),
-            ),
+            self._find_target_problem(),
         ]
+
+    def _find_target_problem(self) -> SettingProblem | None:
+        """Return why the solver cannot match the target, one that is not the data it chooses from; None if it can."""
+        if self.target == "train" or self.represents or getattr(self.solver, "has_target", False):
+            return None
+        return must("target", "'train' for a solver that fits no target", self.target, "use gradmatch")
+
+    @property
+    def represents(self) -> bool:
+        """Whether the solver represents the real data beside a pool one by one, instead of matching their sum."""
+        return self.target == "real" and find_represent(self.solver) is not None
 
     @property
     def needs_validation(self) -> bool:
@@ -142,7 +150,8 @@ class AdversarialCoreset(SelectionSettings):
         dataset : map-style, (x, y) with x (C, H, W) float in [0, 1] or uint8; the plain view.
         seed, epoch : name the random numbers; the same inputs give the same coreset, bit for bit.
         rows : measured earlier, one per example in the data set's order; they are not measured again.
-        validation : for `target: validation`, the held-out examples; attacked as the others are.
+        validation : for `target: validation`, the held-out examples, for `target: real`, the real ones, where `dataset`
+            is a pool; attacked as the others are.
         previous : the coreset before this one, for `overlap`.
         ledger : also counts this selection's passes and seconds.
         on_chunk : called with the number of examples attacked so far and in all.
@@ -151,8 +160,8 @@ class AdversarialCoreset(SelectionSettings):
         NoMemoryError where the work cannot be cut into smaller pieces.
         """
         source = as_source(cast(MapStyle, dataset), find_device(model))  # torch's Dataset does not declare a length
-        if self.needs_validation and validation is None:
-            raise ConfigError(must("validation", "given for target: validation", None, "or use target: train"))
+        if self.target != "train" and self.budget < 1 and validation is None:
+            raise ConfigError(must("validation", f"given for target: {self.target}", None, "or use target: train"))
         if validation is not None:
             validation = as_source(cast(MapStyle, validation), find_device(model))
         call = Call(model=model, source=source, validation=validation, seed=seed, epoch=epoch, on_chunk=on_chunk)
@@ -229,6 +238,7 @@ class AdversarialCoreset(SelectionSettings):
                 blocks=self.blocks,
                 stream=call.stream("blocks", fixed=not getattr(self.solver, "redraw", True)),
                 goal=measured.goal,
+                target=self.target,
             )
         )
 

@@ -80,14 +80,14 @@ def estimate(
     """Estimate the memory of a selection from figures alone; None where no row is measured.
 
     counts : examples of each class. classes, features : outputs and inputs of the head. held_out : validation examples,
-    which count where they are the target. itemsize : bytes of a number in the factors.
+    or real ones beside a pool, which count where they are the target. itemsize : bytes of a number in the factors.
     """
     if not has_large_rows(selector):
         return None
     n = sum(counts)
     passes = len(selector.objective.passes)
     row_bytes = (classes + features) * passes * itemsize
-    measured = n + held_out if selector.target == "validation" else n
+    measured = n + held_out if selector.target != "train" else n
     working = 16 * (classes + features + 1) * passes * 512
     size = n  # of the largest problem
     problem = 0
@@ -97,15 +97,21 @@ def estimate(
     elif selector.partition == "per_batch":
         size = math.ceil(n / selector.block_size)
         working += 2 * min(8 * classes * (features + 1) * min(size, 512), 2**28)  # two tiles of block means
-    needed = estimate_memory(selector.solver, size, max(1, round(selector.budget * size)))
+    side = size
+    if selector.represents:
+        problem += row_bytes * round(size * (n + held_out) / n)  # the candidates' and the goal's rows, joined
+        side = round(size * math.sqrt(held_out / n))
+    needed = estimate_memory(selector.solver, side, max(1, round(selector.budget * size)))
     matrix = needed["matrix"]
     if matrix:
         working += _TILES
-        matrix = matrix if itemsize <= 4 else 8 * size * size
+        matrix = matrix if itemsize <= 4 else 8 * side * side
         if problem <= CONVERTED_UP_TO:
             working += 3 * problem
     held = Estimate(measured * row_bytes, problem, matrix, solver=needed["solver"], working=working)
-    return replace(held, work=count_work(selector, counts=counts, classes=classes, features=features))
+    return replace(
+        held, work=count_work(selector, counts=counts, classes=classes, features=features, held_out=held_out)
+    )
 
 
 def has_large_rows(selector: "AdversarialCoreset") -> bool:

@@ -1,6 +1,7 @@
 """CRAIG: the rows that, as medoids, are nearest to all rows (facility location)."""
 
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from advcore.runtime.device import is_faster_batched
 from advcore.settings import setting, settings
 from advcore.solvers.base import MATRIX, RowShape, check_problem, matrix_is_held, refuse_target
 from advcore.solvers.location import Located, Sample, locate, locate_tiled, locate_with_submodlib
+from advcore.solvers.representation import represent
 from advcore.types import Selection
 
 DISTANCES = ("euclidean", "squared")
@@ -91,6 +93,27 @@ class Craig:
                 "evaluations": located.evaluations,
             },
         )
+
+    @property
+    def represent(self) -> Callable[..., Selection] | None:
+        """What picks rows that are nearest to other examples' rows; None for submodlib, and for stochastic greedy.
+
+        Weights are in proportion to how many of these each pick is nearest to, and sum to N.
+        """
+        if self.backend != "advcore" or self.epsilon is not None:
+            return None
+        return self._represent
+
+    def _represent(self, rows: Rows, k: int, *, goal: Rows, generator: Stream) -> Selection:
+        """Pick at most k of N rows that are nearest to the rows `goal` of other examples (`representation.represent`).
+
+        `generator` is not read.
+        """
+        norms = check_problem(rows, k)
+        check_problem(goal, 1)
+        largest = torch.cat([norms, goal.squared_norms()])
+        unit = choose_unit(largest.sqrt()) ** (2 if self.distance == "squared" else 1)
+        return represent(rows, goal, k, squared=self.distance == "squared", unit=unit, matrix=self.matrix)
 
     def memory(self, n: int, k: int) -> dict[str, int]:
         """Return the bytes taken beside n float32 rows: by the matrix, and by the rows of it that are read together."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.attacks.memory import Perturbations, refuse_unmoved
 from advcore.data.augment import keep_images
+from advcore.data.pool import Pooled, find_candidates, find_goal
 from advcore.data.source import Source
 from advcore.errors import ConfigError, NonFiniteError, must
 from advcore.files.tensors import pack_values
@@ -224,7 +225,8 @@ class Loop:
         selector = run.trainer.get_selector()
         if self.memory is not None:
             self.memory.look(None)
-            if selector.attack is not None and has_remembered_start(selector.attack):
+            is_seen = not isinstance(run.train, Pooled)  # most of a pool has no perturbation to remember yet
+            if is_seen and selector.attack is not None and has_remembered_start(selector.attack):
                 selector = replace(selector, attack=selector.attack.with_memory(self.memory))
         if action == "select":
             self._select(selector)
@@ -236,11 +238,11 @@ class Loop:
         coresets = run.out.coresets
         self.coreset = selector.select(
             run.model,
-            run.train,
+            find_candidates(run.train),
             seed=run.seed,
             epoch=self.place.epoch,
             rows=run.scores if self.scores is None else self.scores.collected.rows,
-            validation=run.validation,
+            validation=find_goal(run.train, run.validation, selector.target),
             previous=coresets[-1] if coresets else None,
             ledger=run.out.ledger,
             on_chunk=partial(run.listener.on_progress, "select"),

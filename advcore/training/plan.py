@@ -106,10 +106,11 @@ class PlannedWork:
         return self.training + self.selection + self.scores
 
 
-def plan_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedWork:
+def plan_parts(trainer: Trainer, n: int, held_out: int = 0, pool: int = 0) -> PlannedWork:
     """Count the passes that the trainer will take on n training examples, by what they are for.
 
-    held_out : how many validation examples there are, for selections that match their gradient. Counts are upper bounds
+    held_out : how many validation examples there are, for selections that match their gradient. pool : how many images
+    there are in a pool, from which selections then choose. Counts are upper bounds
     where a minibatch rule adapts, and where weights are averaged (`SWA`) without a BatchNorm that trains.
     """
     plan = trainer.schedule.plan()
@@ -122,7 +123,7 @@ def plan_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedWork:
     selection = NO_WORK
     if selections:
         selector = trainer.get_selector()
-        measured = n + held_out if selector.target == "validation" else n
+        measured = (pool or n) + {"train": 0, "validation": held_out, "real": n}[selector.target]
         selection = selections * measured * plan_selection(selector)
     training = NO_WORK
     for i, epoch in enumerate(plan):
@@ -148,11 +149,11 @@ def _plan_epoch(trainer: Trainer, epoch: int, action: str, n: int) -> Work:
     return work
 
 
-def plan_work(trainer: Trainer, n: int, held_out: int = 0) -> Work:
+def plan_work(trainer: Trainer, n: int, held_out: int = 0, pool: int = 0) -> Work:
     """Count the passes of all phases but evaluation that the trainer will take on n training examples."""
-    return plan_parts(trainer, n, held_out).total
+    return plan_parts(trainer, n, held_out, pool).total
 
 
-def count_planned_units(trainer: Trainer, n: int, held_out: int = 0) -> int:
+def count_planned_units(trainer: Trainer, n: int, held_out: int = 0, pool: int = 0) -> int:
     """Return the forward and backward passes of `plan_work`."""
-    return plan_work(trainer, n, held_out).units
+    return plan_work(trainer, n, held_out, pool).units
