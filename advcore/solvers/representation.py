@@ -15,7 +15,9 @@ from advcore.types import Selection
 _BATCH = 64  # rows whose distances are computed together
 
 
-def represent(rows: Rows, goal: Rows, k: int, *, squared: bool, unit: float, matrix: str) -> Selection:
+def represent(
+    rows: Rows, goal: Rows, k: int, *, squared: bool, unit: float, matrix: str, counts: Tensor | None = None
+) -> Selection:
     """Pick at most k of N rows that are, as medoids, nearest to the M rows of the goal, greedily.
 
     Parameters
@@ -23,6 +25,7 @@ def represent(rows: Rows, goal: Rows, k: int, *, squared: bool, unit: float, mat
     rows, goal : the candidates, and what is represented; of one kind.
     k : how many to pick at most, 1 to N.
     squared, unit, matrix : of distances, as in `Craig`.
+    counts : (M,) how many times each row of the goal counts, in place of once; weights then sum to the sum of these.
 
     Maximises the sum over the goal's rows of their similarity, max(distance) - distance, to the nearest pick; each gain
     is the best one possible. Once no pick gains anything, as after M picks at most, it begins again for the same goal
@@ -33,7 +36,10 @@ def represent(rows: Rows, goal: Rows, k: int, *, squared: bool, unit: float, mat
     is held, then about O(k M) a round; else O(M (C + D)) for each row that is looked at.
     Reference: Mirzasoleiman et al. 2020, eq. 14. Differs: what is represented is another set than what is picked from.
     """
-    distances = _Distances(rows, goal, squared=squared, unit=unit, matrix=matrix)
+    stands_for = float(len(rows) if counts is None else counts.sum())
+    if counts is None:
+        counts = torch.ones(len(goal), dtype=torch.float64, device=rows.device)
+    distances = _Distances(rows, goal, counts, squared=squared, unit=unit, matrix=matrix)
     is_open = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
     picks: list[Tensor] = []
     sizes: list[Tensor] = []
@@ -48,25 +54,29 @@ def represent(rows: Rows, goal: Rows, k: int, *, squared: bool, unit: float, mat
             batch=_BATCH,
             points=len(goal),
         )
-        counts = torch.from_numpy(located.cluster_sizes()).to(rows.device)
+        nearest = torch.from_numpy(located.nearest).to(rows.device)
+        represented = torch.bincount(nearest, weights=counts, minlength=len(located.picks))
         chosen = candidates[torch.tensor(located.picks, device=rows.device)]
-        is_nearest = counts > 0
-        picks.append(chosen[is_nearest])
-        sizes.append(counts[is_nearest])
+        picks.append(chosen[represented > 0])
+        sizes.append(represented[represented > 0])
         is_open[picks[-1]] = False
         missing -= len(picks[-1])
         info = {"gains": [gain * unit for gain in located.gains], "evaluations": located.evaluations} | info
         info["rounds"] += 1
     total = k - missing
-    weights = [counts * (len(counts) / total * len(rows) / len(goal)) for counts in sizes]
+    weights = [size * (len(size) / total * stands_for / float(counts.sum())) for size in sizes]
     return Selection(indices=torch.cat(picks), weights=torch.cat(weights), info=info | {"stopped": "budget"})
 
 
 class _Distances:
-    """Similarities of candidates to the rows of a goal. central : (N,) float64, each candidate's sum of them."""
+    """Similarities of candidates to the rows of a goal, times what these count.
 
-    def __init__(self, rows: Rows, goal: Rows, *, squared: bool, unit: float, matrix: str) -> None:
+    central : (N,) float64, each candidate's sum of them.
+    """
+
+    def __init__(self, rows: Rows, goal: Rows, counts: Tensor, *, squared: bool, unit: float, matrix: str) -> None:
         self._n = len(rows)
+        self._counts = counts
         self._joined = use_exact_factors(_join(rows, goal))
         self._between = distances_between(self._joined, squared=squared, unit=unit)
         self._goal = slice(self._n, self._n + len(goal))
@@ -81,14 +91,14 @@ class _Distances:
                 self._held[piece] = distances.float()
                 distances = self._held[piece].double()
             self._largest = max(self._largest, float(distances.max()))
-            sums.append(distances.sum(1))
-        self.central = len(goal) * self._largest - torch.cat(sums)
+            sums.append(distances @ counts)
+        self.central = float(counts.sum()) * self._largest - torch.cat(sums)
 
     def compute_similarities(self, candidates: Tensor, i: Tensor) -> Tensor:
         """Return the similarities (len(i), M) float64 of the candidates at `i`."""
         positions = candidates[i]
         distances = self._compute(positions) if self._held is None else self._held[positions].double()
-        return self._largest - distances
+        return (self._largest - distances) * self._counts
 
     def _compute(self, i: Tensor) -> Tensor:
         return self._between(self._joined.gram(i, self._goal), i, self._goal)
