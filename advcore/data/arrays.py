@@ -63,7 +63,16 @@ class Npz(OwnData):
 
     def read_pool(self, path: Path) -> Split:
         """Return the images of a file of one part, or those of its training part. Raises DataError."""
+        return self._read_one_part(_name_part(_read_file(path), "train"), path)
+
+    def read_unlabelled_pool(self, path: Path) -> Split:
         arrays = _name_part(_read_file(path), "train")
+        names = _find_part(arrays, "train", path)
+        if "x_train" in names:
+            arrays[names.get("y_train", "y_train")] = np.zeros(len(arrays[names["x_train"]]), dtype=np.int64)
+        return self._read_one_part(arrays, path)
+
+    def _read_one_part(self, arrays: dict[str, np.ndarray], path: Path) -> Split:
         names = _find_part(arrays, "train", path)
         if len(names) < len(_STEMS):
             raise DataError(f"{path} must hold images and labels, called image and label, got {', '.join(arrays)}")

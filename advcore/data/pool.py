@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advcore.data.contract import Batch, Source
 from advcore.data.split import Split
-from advcore.errors import DataError, check_within, must, require
+from advcore.errors import DataError, check, check_one_of, check_within, must, require
 from advcore.kinds import accept_arguments
 from advcore.rng import Stream
 from advcore.settings import setting, settings
@@ -19,6 +19,7 @@ from advcore.settings import setting, settings
 if TYPE_CHECKING:
     from advcore.data.base import DataSettings
 
+LABELS = ("given", "pseudo")
 _FORMATS = {".npz": "npz", ".parquet": "parquet"}
 
 
@@ -31,13 +32,26 @@ class Pool:
     path : an .npz file with the arrays image and label, a .parquet file or a folder of such; for an image_folder, a
         folder with its sub-folders. A relative path is also looked up below the folder that ADVCORE_DATA names.
     share : of each batch that comes from the pool, in [0.001, 0.999].
+    labels : "given", those in the files, or "pseudo", the classes that a teacher predicts; the files' are not read
+        then, and an .npz file needs none.
+    teacher : with pseudo: the folder of a run, whose best weights count, or a file of weights, of a run's network or
+        else of this one.
     """
 
     path: str
     share: float = setting(default=0.7, unit="share")
+    labels: str = "given"
+    teacher: str | None = None
 
     def __post_init__(self) -> None:
-        require(check_within("share", self.share, 0.001, 0.999, "leave out data.pool to train without one"))
+        is_pseudo = self.labels == "pseudo"
+        name_one = "name a run's folder, or a file of weights"
+        require(
+            check_within("share", self.share, 0.001, 0.999, "leave out data.pool to train without one"),
+            check_one_of("labels", self.labels, LABELS),
+            check(not is_pseudo or self.teacher, "teacher", "set with labels: pseudo", self.teacher, name_one),
+            check(is_pseudo or self.teacher is None, "teacher", "left out with labels: given", self.teacher),
+        )
 
     def read(self, data: "DataSettings", path: Path) -> Split:
         """Return what the files at `path` hold; they are read by the settings of the real data, if these read such.
@@ -58,6 +72,8 @@ class Pool:
         reader = data
         if not isinstance(data, kind):
             reader = kind(path=str(path))
+        if self.labels == "pseudo":
+            return reader.read_unlabelled_pool(path)
         return reader.read_pool(path)
 
 

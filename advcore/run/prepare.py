@@ -27,6 +27,7 @@ from advcore.rows import Rows
 from advcore.run import build, weights
 from advcore.run.plan import Plan, make_plan, settle_budget
 from advcore.run.pretrained import Beginning, load_beginning
+from advcore.run.teacher import label_pool, list_costs
 from advcore.training.prices import find_prices
 from advcore.training.progress import Listener, ignore
 from advcore.training.trainer import Trainer
@@ -70,11 +71,12 @@ class Reporter(Listener):
     on_final: Callable[[str], None] = ignore
 
 
-def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> Prepared:
+def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True, pool_labels: bool = True) -> Prepared:
     """Read and check the data, build model and trainer, and make the plan; train nothing.
 
     scores : also read the file of scores that the solver names, which only a selection needs.
     initial : also read the weights to begin with, if the settings name some.
+    pool_labels : also let a teacher label the pool, if the settings name one, which only training and selecting need.
 
     The trainer comes first: it needs no data, so that a wrong setting is reported before anything is read. It is built
     again where settings were completed with the help of the data: by the budget for a cost, or by networks.
@@ -85,6 +87,9 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> 
         for tracker in config.tracking:
             tracker.load()
     data = build.load_data(config, trainer, device)
+    labelled: dict[str, object] = {}
+    if pool_labels:
+        data, labelled = label_pool(config, data, device)
     model = build.build_model(config, data, device)
     beginning = load_beginning(model, config, data) if initial else None
     completed = load_networks(config, data, device)
@@ -101,7 +106,7 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> 
     trainer.check(model, data.train)
     _try_plugins(completed, data, model)
     rows, inputs = build.load_scores(trainer, data) if scores else (None, {})
-    inputs |= _hash_networks(completed)
+    inputs |= labelled | _hash_networks(completed)
     if beginning is not None:
         inputs |= beginning.list_inputs()
     if wanted is not None:
@@ -125,7 +130,7 @@ def _settle_budget(config: RunConfig, data: Data, model: nn.Module) -> RunConfig
 
 
 def _describe_pretraining(beginning: Beginning | None, inputs: dict) -> dict[str, object]:
-    """Return {run, passes, flops} of the runs that wrote weights and scores among the inputs, where these are known.
+    """Return {run, passes, flops} of the runs that wrote weights, scores and labels among the inputs, where known.
 
     flops is left out where some operations were not counted.
     """
@@ -135,6 +140,7 @@ def _describe_pretraining(beginning: Beginning | None, inputs: dict) -> dict[str
     scores = inputs.get("selection.solver.scores", {})
     if "passes" in scores:
         runs[scores["path"]] = scores
+    runs |= list_costs(inputs)
     if not runs:
         return {}
     facts: dict[str, object] = {"run": ", ".join(runs)}
