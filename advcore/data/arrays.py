@@ -66,6 +66,7 @@ class Npz(OwnData):
         return self._read_one_part(_name_part(_read_file(path), "train"), path)
 
     def read_unlabelled_pool(self, path: Path) -> Split:
+        """Return the images of such a file, which needs no labels: all are 0. Raises DataError."""
         arrays = _name_part(_read_file(path), "train")
         names = _find_part(arrays, "train", path)
         if "x_train" in names:

@@ -136,11 +136,6 @@ class DataSettings:
         """Return the images of a pool at `path`, for a class whose format a pool may have. Raises DataError."""
         raise NotImplementedError
 
-    def read_unlabelled_pool(self, path: Path) -> Split:
-        """Return the images of a pool at `path`, whose labels do not count: all are 0. Raises DataError."""
-        split = self.read_pool(path)
-        return replace(split, labels=torch.zeros_like(split.labels), class_names=())
-
     def _read(self) -> tuple[Split, Split]:
         """Call `read`. Raises DataError for what the operating system refuses."""
         try:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,9 +73,11 @@ class Pool:
         reader = data
         if not isinstance(data, kind):
             reader = kind(path=str(path))
-        if self.labels == "pseudo":
-            return reader.read_unlabelled_pool(path)
-        return reader.read_pool(path)
+        if self.labels == "given":
+            return reader.read_pool(path)
+        read = getattr(reader, "read_unlabelled_pool", reader.read_pool)  # of formats that know files without labels
+        split = read(path)
+        return replace(split, labels=torch.zeros_like(split.labels), class_names=())
 
 
 class Pooled(Source):

@@ -87,9 +87,6 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True, poo
         for tracker in config.tracking:
             tracker.load()
     data = build.load_data(config, trainer, device)
-    labelled: dict[str, object] = {}
-    if pool_labels:
-        data, labelled = label_pool(config, data, device)
     model = build.build_model(config, data, device)
     beginning = load_beginning(model, config, data) if initial else None
     completed = load_networks(config, data, device)
@@ -98,13 +95,12 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True, poo
         completed = _settle_budget(completed, data, model)
     if completed is not config:
         trainer = build.build_trainer(completed)
-    for path, attack in build.list_attacks(completed).items():
-        if isinstance(attack, AutoAttack):
-            continue  # it needs nothing of the model before it runs
-        with build.prefix_problems(f"{path}."):
-            bind_attack(attack, model, CostLedger().count_passes)  # of which nothing is kept
+    _try_attacks(completed, model)
     trainer.check(model, data.train)
     _try_plugins(completed, data, model)
+    labelled: dict[str, object] = {}
+    if pool_labels:
+        data, labelled = label_pool(config, data, device)
     rows, inputs = build.load_scores(trainer, data) if scores else (None, {})
     inputs |= labelled | _hash_networks(completed)
     if beginning is not None:
@@ -114,6 +110,15 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True, poo
     plan = make_plan(completed, trainer, data, model, wanted, beginning)
     pretraining = _describe_pretraining(beginning, inputs)
     return Prepared(completed, data, model, trainer, plan=plan, scores=rows, inputs=inputs, pretraining=pretraining)
+
+
+def _try_attacks(config: RunConfig, model: nn.Module) -> None:
+    """Bind each attack of a run to its model, which refuses those that do not fit it."""
+    for path, attack in build.list_attacks(config).items():
+        if isinstance(attack, AutoAttack):
+            continue  # it needs nothing of the model before it runs
+        with build.prefix_problems(f"{path}."):
+            bind_attack(attack, model, CostLedger().count_passes)  # of which nothing is kept
 
 
 def _settle_budget(config: RunConfig, data: Data, model: nn.Module) -> RunConfig:

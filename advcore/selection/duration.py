@@ -57,9 +57,17 @@ def count_work(
     picks = [max(1, round(selector.budget * size)) for size in sizes]
     sides = sizes
     if selector.represents:  # as many pairs as in a square of that side
-        sides = [max(1, round(size * math.sqrt(held_out / sum(counts)))) for size in sizes]
+        sides = [find_side(size, sum(counts), held_out) for size in sizes]
     operations = [count_operations(selector.solver, n, k, shape) for n, k in zip(sides, picks, strict=True)]
     return Work(tuple(operations), max(sizes), max(picks), _list_ways_out(selector))
+
+
+def find_side(size: int, n: int, held_out: int) -> int:
+    """Return the side of a square with as many pairs as a problem's rows have with its part of the goal's.
+
+    size : rows of the problem. n, held_out : all rows, and all of the goal's.
+    """
+    return max(1, round(size * math.sqrt(held_out / n)))
 
 
 def _list_ways_out(selector: "AdversarialCoreset") -> str:

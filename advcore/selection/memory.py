@@ -15,7 +15,7 @@ from advcore.gradients.last_layer import locate_head
 from advcore.models.head import count_classes, count_features
 from advcore.rows.pairwise import CONVERTED_UP_TO
 from advcore.runtime.device import measure_free_memory
-from advcore.selection.duration import Work, count_work
+from advcore.selection.duration import Work, count_work, find_side
 from advcore.solvers.base import estimate_memory
 from advcore.types import Event
 
@@ -100,7 +100,7 @@ def estimate(
     side = size
     if selector.represents:
         problem += row_bytes * round(size * (n + held_out) / n)  # the candidates' and the goal's rows, joined
-        side = round(size * math.sqrt(held_out / n))
+        side = find_side(size, n, held_out)
     needed = estimate_memory(selector.solver, side, max(1, round(selector.budget * size)))
     matrix = needed["matrix"]
     if matrix:
@@ -108,10 +108,8 @@ def estimate(
         matrix = matrix if itemsize <= 4 else 8 * side * side
         if problem <= CONVERTED_UP_TO:
             working += 3 * problem
-    held = Estimate(measured * row_bytes, problem, matrix, solver=needed["solver"], working=working)
-    return replace(
-        held, work=count_work(selector, counts=counts, classes=classes, features=features, held_out=held_out)
-    )
+    work = count_work(selector, counts=counts, classes=classes, features=features, held_out=held_out)
+    return Estimate(measured * row_bytes, problem, matrix, needed["solver"], working, work=work)
 
 
 def has_large_rows(selector: "AdversarialCoreset") -> bool:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advcore.data.contract import cut_into_chunks
 from advcore.errors import SettingProblem, check_at_least, unless
 from advcore.rng import Stream
 from advcore.rows import Rows
@@ -40,7 +39,7 @@ class Block:
 def cut_into_blocks(members: Tensor, k: int, *, size: int, stream: Stream) -> list[Block]:
     """Cut positions into random blocks of at most about `size` rows, each with its share of k; those without go."""
     order = members[stream.take(members).permutation()]
-    pieces = cut_into_chunks(order, size)
+    pieces = order.split(size)
     counts = apportion(k, [len(piece) for piece in pieces])
     pairs = enumerate(zip(pieces, counts, strict=True))
     return [Block(piece, count, stream.child(i).take(piece)) for i, (piece, count) in pairs if count]

@@ -9,7 +9,7 @@ from torch import Tensor
 from advcore.rows import DenseRows, FactoredRows, Rows, cut
 from advcore.rows.pairwise import distances_between, use_exact_factors
 from advcore.solvers.base import matrix_is_held
-from advcore.solvers.location import locate_tiled
+from advcore.solvers.location import Located, locate_tiled
 from advcore.types import Selection
 
 _BATCH = 64  # rows whose distances are computed together
@@ -43,40 +43,44 @@ def represent(
     is_open = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
     picks: list[Tensor] = []
     sizes: list[Tensor] = []
-    info: dict = {"rounds": 0}
+    info: dict = {}
     missing = k
     while missing and bool(is_open.any()):
-        candidates = is_open.nonzero()[:, 0]
-        located = locate_tiled(
-            partial(distances.compute_similarities, candidates),
-            distances.central[candidates],
-            missing,
-            batch=_BATCH,
-            points=len(goal),
-        )
-        nearest = torch.from_numpy(located.nearest).to(rows.device)
-        represented = torch.bincount(nearest, weights=counts, minlength=len(located.picks))
-        chosen = candidates[torch.tensor(located.picks, device=rows.device)]
-        picks.append(chosen[represented > 0])
-        sizes.append(represented[represented > 0])
-        is_open[picks[-1]] = False
-        missing -= len(picks[-1])
-        info = {"gains": [gain * unit for gain in located.gains], "evaluations": located.evaluations} | info
-        info["rounds"] += 1
-    total = k - missing
-    weights = [size * (len(size) / total * stands_for / float(counts.sum())) for size in sizes]
-    return Selection(indices=torch.cat(picks), weights=torch.cat(weights), info=info | {"stopped": "budget"})
+        chosen, represented, located = _pick_once(distances, is_open.nonzero()[:, 0], missing)
+        picks.append(chosen)
+        sizes.append(represented)
+        is_open[chosen] = False
+        missing -= len(chosen)
+        info = info or {"gains": [gain * unit for gain in located.gains], "evaluations": located.evaluations}
+    weights = [size * (len(size) / (k - missing) * stands_for / float(counts.sum())) for size in sizes]
+    info |= {"rounds": len(picks), "stopped": "budget"}
+    return Selection(indices=torch.cat(picks), weights=torch.cat(weights), info=info)
+
+
+def _pick_once(distances: "_Distances", candidates: Tensor, k: int) -> tuple[Tensor, Tensor, Located]:
+    """Pick at most k candidates in one round; return those that represent something, and how much, and the round."""
+    located = locate_tiled(
+        partial(distances.compute_similarities, candidates),
+        distances.central[candidates],
+        k,
+        batch=_BATCH,
+        points=len(distances.counts),
+    )
+    nearest = torch.from_numpy(located.nearest).to(candidates.device)
+    represented = torch.bincount(nearest, weights=distances.counts, minlength=len(located.picks))
+    chosen = candidates[torch.tensor(located.picks, device=candidates.device)]
+    return chosen[represented > 0], represented[represented > 0], located
 
 
 class _Distances:
     """Similarities of candidates to the rows of a goal, times what these count.
 
-    central : (N,) float64, each candidate's sum of them.
+    counts : (M,) of these. central : (N,) float64, each candidate's sum of similarities.
     """
 
     def __init__(self, rows: Rows, goal: Rows, counts: Tensor, *, squared: bool, unit: float, matrix: str) -> None:
         self._n = len(rows)
-        self._counts = counts
+        self.counts = counts
         self._joined = use_exact_factors(_join(rows, goal))
         self._between = distances_between(self._joined, squared=squared, unit=unit)
         self._goal = slice(self._n, self._n + len(goal))
@@ -98,7 +102,7 @@ class _Distances:
         """Return the similarities (len(i), M) float64 of the candidates at `i`."""
         positions = candidates[i]
         distances = self._compute(positions) if self._held is None else self._held[positions].double()
-        return (self._largest - distances) * self._counts
+        return (self._largest - distances) * self.counts
 
     def _compute(self, i: Tensor) -> Tensor:
         return self._between(self._joined.gram(i, self._goal), i, self._goal)
