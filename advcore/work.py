@@ -66,5 +66,6 @@ NO_WORK = Work()
 
 def format_operations(flops: float) -> str:
     """Write a number of floating-point operations in three digits, such as "3.24 TFLOP"."""
-    exponent = min(max(len(str(int(flops))) - 1, 0) // 3, len(_PREFIXES) - 1)
+    _, _, power = f"{flops:.2e}".partition("e")  # after rounding: 999,600 is 1 MFLOP
+    exponent = min(max(int(power), 0) // 3, len(_PREFIXES) - 1)
     return f"{flops / 1000**exponent:.3g} {_PREFIXES[exponent]}FLOP"

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from examples import suit_start
 from torch import nn
 
 from advcore import AdversarialCoreset
@@ -178,7 +179,7 @@ def test_every_rule_picks_on_the_device_what_it_picks_on_the_cpu(model, source, 
     schedule = Schedule(epochs=3, budget=0.5, warm_start=0.4)
     made = Trainer(
         objective=Pgd(),
-        attack=LinfPGD(eps=0.1, steps=2),
+        attack=suit_start(rule, LinfPGD(eps=0.1, steps=2)),
         minibatch=rule,
         schedule=schedule,
         selector=replace(chooser(GradMatch()), objective=Pgd(), budget=0.5),
@@ -240,11 +241,12 @@ def test_every_way_to_be_fast_trains_to_the_accuracy_of_the_plain_one(model, sou
 def test_no_step_waits_for_the_device(model, source, rule):
     """Between the second and the last step of an epoch nothing is read back. BulletTrain's groups must be counted."""
     settings = {} if rule in (None, "random_mix", "free", "infobatch") else {"warm_up": 0}
+    rule = rule and RULES[rule](**settings)
     own = Resident(source._images, source.labels(), "cuda")
     made = Trainer(
         objective=Pgd() if rule else Trades(),
-        attack=LinfPGD(eps=0.05, steps=2),
-        minibatch=rule and RULES[rule](**settings),
+        attack=suit_start(rule, LinfPGD(eps=0.05, steps=2)),
+        minibatch=rule,
         ema=0.9,
         schedule=Schedule(epochs=2),
         optimizer=SGD(lr=0.05),

@@ -124,10 +124,7 @@ class Attack(ABC):
         return self
 
     def begin(self, x: Tensor, generator: Stream) -> Tensor | None:
-        """Return where `rise` starts for x, in float32 or wider, to end where a call would.
-
-        None for an attack that is not a single rise, such as one with several restarts.
-        """
+        """Return where `rise` starts for x, in float32 or wider, to end where a call would; None for several rises."""
         return None
 
     def rise(self, loss_fn: Loss, x: Tensor, start: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ class FGSMMEP(Attack):
     example: ClassVar = {"eps": 8 / 255}
     storage: ClassVar[type[Perturbations]] = MomentumMemory
     tensors: ClassVar[int] = 2
-    memory: ClassVar[MomentumMemory | None] = None  # a field once there is one (`with_memory`)
+    memory: ClassVar[Perturbations | None] = None  # a field once there is one (`with_memory`)
 
     def _check_eps(self) -> SettingProblem | None:
         return check_radius(self.eps, 1.0)
@@ -136,7 +136,7 @@ class FGSMMEP(Attack):
         x = to_full_precision(x)
         start = self.find_start(x, generator)
         _, gradient = take_input_gradient(loss_fn, start)
-        if self.memory is not None:
+        if isinstance(self.memory, MomentumMemory):  # a selection may read that of another attack
             momentum = self.decay * self.memory.recall_momentum(x, generator.examples) + gradient.sign()
             self.memory.hold(self._move(start, momentum, x), momentum)
         return self._move(start, gradient, x)

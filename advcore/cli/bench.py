@@ -38,7 +38,7 @@ def bench(
     Baselines of the same cost are added: what one would do instead.
     """
     from advcore.suite import bench as runner
-    from advcore.suite.suite import shard as take_part
+    from advcore.suite.runs import shard as take_part
 
     time_limit = [] if seconds is None else [check_positive("--seconds", seconds)]
     require(check_at_least("--jobs", jobs, 1, most=4096), *time_limit)

@@ -9,15 +9,16 @@ from advcore.config.schema import RunConfig
 from advcore.errors import ConfigError
 from advcore.reporting.record import BY_PATH, ELSEWHERE, RunRecord
 
-WEIGHTS_OF = "of method "
-"""What `model.weights` of a suite's method begins with, before a name, until a seed says whose weights are meant."""
+OF_METHOD = "of method "
+"""What `model.weights`, or a solver's `scores`, of a suite's method begins with, before the name of another method,
+until a seed says whose they are."""
 
 
 def identify(config: RunConfig) -> dict:
     """Return the settings that decide the results of a run: not its name, and not where or how it is carried out.
 
     The data, and a pool beside them, count by the last part of their path, or, where their name says enough, without
-    it; weights to begin with, and a teacher, by the last part of theirs, those of a run by its folder's name too.
+    it. So do a file of scores, a teacher, and weights to begin with; weights of a run by its folder's name too.
     """
     settings = resolve(config)
     del settings["name"]
@@ -33,12 +34,15 @@ def identify(config: RunConfig) -> dict:
         data["pool"]["teacher"] = teacher and _name_weights(teacher.rstrip("/\\"))
     if settings["model"]["weights"]:
         settings["model"]["weights"] = _name_weights(settings["model"]["weights"])
+    solver = (settings["selection"] or {}).get("solver", {})
+    if solver.get("scores"):
+        solver["scores"] = _find_last_part(solver["scores"])
     return settings
 
 
 def _name_weights(path: str) -> str:
     """Return what weights are called: "net.pt", and "RUN/checkpoints/last.safetensors" of a run, "hub:owner/name"."""
-    if path.startswith(("hub:", WEIGHTS_OF)):
+    if path.startswith(("hub:", OF_METHOD)):
         return path
     *folders, name = re.split(r"[/\\]", path)
     if folders[-1:] == ["checkpoints"]:

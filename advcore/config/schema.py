@@ -181,8 +181,8 @@ class EvaluationConfig:
     ----------
     attacks : attacks of the test set, or autoattack; each is evaluated separately, at `last` and at `best`.
     batch_size : examples attacked at once.
-    examples : how many test images are evaluated, chosen stratified by data.split_seed, so the same for all seeds; null
-        for all.
+    examples : how many test images are evaluated, chosen stratified by data.split_seed, so the same for all seeds of a
+        data split; null for all.
     checks : look for what makes the numbers untrustworthy; flags go into the record.
     """
 

@@ -1,12 +1,14 @@
 """Batched augmentation on the device: each image draws for itself from a stream, without a Python loop."""
 
 from collections.abc import Callable
+from functools import partial, update_wrapper
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from advcore.data.randaugment import randaugment
+from advcore.data.rotation import rotate
 from advcore.errors import (
     ConfigError,
     DataError,
@@ -102,8 +104,11 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "crop_flip": crop_flip,
     "flip": flip,
     "color_jitter": color_jitter,
+    "rotation": rotate,
     "randaugment": randaugment,
 }
+# Those whose strength can follow their name, as in "color_jitter:0.25", and the largest of it.
+STRONGEST = {"color_jitter": 1.0, "rotation": 180.0}
 
 
 def find_augmentation_problem(names: str) -> SettingProblem | None:
@@ -113,10 +118,36 @@ def find_augmentation_problem(names: str) -> SettingProblem | None:
     """
     parts = names.split("+")
     for part in parts:
-        if part not in AUGMENTATIONS:
-            rule = f"one of {', '.join(AUGMENTATIONS)}, or several joined by +"
-            return must("augment", rule, part, suggest_nearest(part, AUGMENTATIONS))
-    return check(len(set(parts)) == len(parts), "augment", "names joined by +, each once", names)
+        problem = _find_part_problem(*part.partition(":"))
+        if problem is not None:
+            return problem
+    is_once = len({part.partition(":")[0] for part in parts}) == len(parts)
+    return check(is_once, "augment", "names joined by +, each once", names)
+
+
+def _find_part_problem(name: str, colon: str, strength: str) -> SettingProblem | None:
+    """Return what is wrong with the name of an augmentation, and with the strength that follows its colon."""
+    if name not in AUGMENTATIONS:
+        rule = f"one of {', '.join(AUGMENTATIONS)}, or several joined by +"
+        return must("augment", rule, name, suggest_nearest(name, AUGMENTATIONS))
+    if not colon:
+        return None
+    if name not in STRONGEST:
+        return must("augment", f"without a strength for {name}", f"{name}:{strength}")
+    rule = f"{name}:S with a number S in [0, {STRONGEST[name]:g}]"
+    try:
+        return check(0 <= float(strength) <= STRONGEST[name], "augment", rule, f"{name}:{strength}")
+    except ValueError:
+        return must("augment", rule, f"{name}:{strength}")
+
+
+def _build_part(part: str) -> Augmentation:
+    """Return the augmentation of a name, at the strength that follows its colon, if there is one."""
+    name, _, strength = part.partition(":")
+    augment: Callable[..., Tensor] = AUGMENTATIONS[name]
+    if not strength:
+        return augment
+    return update_wrapper(partial(augment, strength=float(strength)), augment)
 
 
 def build_augmentation(names: str, channels: int) -> Augmentation:
@@ -124,8 +155,9 @@ def build_augmentation(names: str, channels: int) -> Augmentation:
 
     Raises ConfigError for one that changes colours, and images that have neither one channel nor three.
     """
-    parts = [AUGMENTATIONS[name] for name in names.split("+")]
-    is_right = channels in (1, 3) or not {color_jitter, randaugment}.intersection(parts)
+    parts = [_build_part(part) for part in names.split("+")]
+    changes_colours = any(part.partition(":")[0] in ("color_jitter", "randaugment") for part in names.split("+"))
+    is_right = channels in (1, 3) or not changes_colours
     rule = f"without color_jitter and randaugment for images of {channels} channels"
     require(check(is_right, "data.augment", rule, names, "they change colours of 1 channel or 3"))
     if len(parts) == 1:

@@ -93,12 +93,12 @@ class DataSettings:
     Parameters
     ----------
     validation : share of the training set held out to choose `best`, in [0, 0.5]; stratified.
-    split_seed : of every split; not the run's seed, so that all seeds see the same parts.
+    split_seed : of every split; not the run's seed. In a suite each seed has its own, unless `vary_split` says no.
     train_size, test_size : use that many examples, stratified, of the training and of the test set; None for all.
-    augment : "none", "crop" (after padding by an eighth of the height: 4 of 32 pixels), "flip", "crop_flip",
-        "color_jitter" (brightness, contrast and saturation, each by up to 40 %), "randaugment" (2 operations of
-        magnitude 9), or several joined by +, "crop_flip+color_jitter" (`training.cutmix` mixes images); None for what
-        the set is usually trained with: crop_flip for cifar10, cifar100 and image_folder, crop for svhn, else none.
+    augment : "none", "crop" (by an eighth of the height: 4 of 32 pixels), "flip", "crop_flip", "color_jitter" (by up to
+        40 %), "rotation" (15 degrees), "randaugment" (2 operations of magnitude 9), or several joined by +, also with
+        another largest change: "crop_flip+color_jitter:0.25+rotation:2" (`training.cutmix` mixes images). None: as is
+        usual, crop_flip for cifar10, cifar100 and image_folder, crop for svhn, else none.
     workers : DataLoader processes, 0 to 1024, for an image_folder of more than 4 GiB of pixels; all else is held.
     planted : faults of the training examples, for studies; None for none.
     pool : extra images from which every training batch takes a share; None for none.

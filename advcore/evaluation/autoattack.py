@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from advcore.attacks.geometry import LP
 from advcore.attacks.pgd import MOST_PIXELS, check_radius
-from advcore.errors import SettingProblem, check_one_of, explain_missing_package, must, require
+from advcore.errors import (
+    SettingProblem,
+    check_at_least,
+    check_one_of,
+    explain_missing_package,
+    must,
+    require,
+    unless,
+)
 from advcore.evaluation.part_record import PartRecord
 from advcore.evaluation.stretch import Stretch
 from advcore.pixels import format_pixels
@@ -50,6 +58,8 @@ class AutoAttack:
     eps : radius of the ball, in [0, 1] pixel units.
     norm : "linf", "l2" or "l1".
     version : "standard", "plus" or "rand"; or one attack alone: "apgd-ce", "apgd-dlr", "square" (the black box).
+    examples : how many of the evaluated images it attacks, drawn stratified, the same for all models; null for all. The
+        record then also holds what all attacks leave right of the images that they share.
 
     For fewer than four classes "standard", "plus" and "rand" run the attacks that exist for that number: APGD-T needs
     four classes and APGD-DLR three. The version in the record then says what was left out, and the evaluation is
@@ -61,6 +71,7 @@ class AutoAttack:
     eps: float = setting(unit="pixels")
     norm: str = "linf"
     version: str = "standard"
+    examples: int | None = setting(default=None, unit="images")
     training_only: ClassVar[bool] = False
     restarts: ClassVar[int] = 1
 
@@ -69,6 +80,7 @@ class AutoAttack:
             check_radius(self.eps, MOST_PIXELS),
             check_one_of("norm", self.norm, _NORMS, _NORM_ALIASES),
             check_one_of("version", self.version, VERSIONS),
+            unless(self.examples is None, check_at_least("examples", self.examples, 1)),
         )
 
     def problem(self, shape: tuple[int, int, int]) -> SettingProblem | None:

@@ -3,7 +3,8 @@
 An example is robust only if it is classified right at the clean image and at every iterate of every restart (where an
 attack leaves its ball on the way, at the point that it returns; PPGD and LPA stop moving an image that they have
 fooled). Misclassified examples are not stepped further, so more steps (of one size) and more restarts never help the
-defence.
+defence. AutoAttack may see only some of the examples (`AutoAttack.examples`); then there are also the accuracies on the
+examples that all attacks saw.
 
 Several processes (torch.distributed) share the batches, and all return the same result; each example counts once. All
 must evaluate the same model. When memory runs out, a batch is split in halves, down to 16 examples; AutoAttack's draws
@@ -29,11 +30,12 @@ from advcore.data.contract import MapStyle, cut_into_chunks, read_batches
 from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, check_at_least, must, require
 from advcore.evaluation.autoattack import AutoAttack, Lineup
-from advcore.evaluation.checks import IMAGES, flag_model, look_for_underflow
 from advcore.evaluation.comparisons import flag_comparisons, flag_faults
-from advcore.evaluation.intervals import Accuracy, wilson
+from advcore.evaluation.intervals import Accuracy
+from advcore.evaluation.look import look_at_model
 from advcore.evaluation.result import Evaluation
 from advcore.evaluation.resume import PieceResult, SavedVerdicts, concatenate, count_passes, hash_evaluation
+from advcore.evaluation.shared import SeenImages, choose_seen
 from advcore.evaluation.worst_case import classify_clean, find_robust, find_robust_by_part
 from advcore.kinds import accept_arguments
 from advcore.rng import Stream, preserve_random_state
@@ -94,8 +96,8 @@ def evaluate(
     """
     _refuse_unfit(attacks, batch_size)
     source = as_source(dataset, find_device(model))
-    indices = read_indices(indices, len(source))
-    task = _Task(attacks=attacks, indices=indices, seed=seed, split=split, keep_examples=keep_examples)
+    seen = choose_seen(attacks, source, read_indices(indices, len(source)))
+    task = _Task(attacks=attacks, seen=seen, seed=seed, split=split, keep_examples=keep_examples)
     with start_sweep(model, source, ledger or CostLedger(), chunk_size=batch_size) as sweep:
         return _evaluate(sweep, task, state=state, checks=checks, on_chunk=on_chunk)
 
@@ -109,20 +111,30 @@ def _refuse_unfit(attacks: Sequence[Attack | AutoAttack], batch_size: int) -> No
     unfit = [type(attack).__name__ for attack in attacks if attack.training_only]
     if unfit:
         raise ConfigError(f"evaluation.attacks must stay in their ball, got {unfit[0]}, which is for training only")
-    if any(getattr(attack, "remembers", False) for attack in attacks):
-        raise ConfigError(must("evaluation.attacks.start", "uniform, gaussian or clean", "remembered"))
+    for attack in attacks:
+        if getattr(attack, "remembers", False):
+            got = getattr(attack, "start", type(attack).__name__)
+            raise ConfigError(must("evaluation.attacks.start", "uniform, gaussian or clean", got))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """What is evaluated: attacks, each by itself, on some of a source's examples; and a watch for each attack."""
+    """What is evaluated: attacks, each by itself, on some of a source's examples; and a watch for each attack.
+
+    seen : these examples, and which of them each attack sees.
+    """
 
     attacks: Sequence[Attack | AutoAttack]
-    indices: Tensor
+    seen: SeenImages
     seed: int
     split: str
     keep_examples: bool
     watches: dict[int, GradientWatch] = field(default_factory=partial(defaultdict, GradientWatch))
+
+    @property
+    def indices(self) -> Tensor:
+        """The examples (n,) to evaluate."""
+        return self.seen.indices
 
 
 def _evaluate(
@@ -144,19 +156,19 @@ def _evaluate(
     ):
         is_judged = len(saved) == len(task.indices)
         examples = _judge_remaining(sweep, task, saved, on_chunk)
-        look = partial(_look_at_model, sweep, task, descriptions, saved.verdicts, in_full=checks)
+        look = partial(look_at_model, sweep, task.indices, descriptions, saved.verdicts, in_full=checks)
         flags = distributed.run_on_first(look) if checks or not is_judged else []
 
-    accuracies = {key: wilson(int(verdict.sum()), verdict.numel()) for key, verdict in saved.verdicts.items()}
+    accuracies = {key: task.seen.measure(key, verdict) for key, verdict in saved.verdicts.items()}
     entries = tuple(_make_entry(i, description, accuracies) for i, description in enumerate(descriptions))
     if checks:
         flags += map(str, flag_comparisons(entries))
     reduced = chain.from_iterable(lineup.flag_reduction() for lineup in adapted if isinstance(lineup, Lineup))
-    worst = torch.stack(list(saved.verdicts.values())).all(0)
     return Evaluation(
         clean=accuracies["clean"],
         attacks=entries,
-        worst=wilson(int(worst.sum()), len(worst)) if task.attacks else None,
+        worst=task.seen.measure_worst(saved.verdicts) if task.attacks else None,
+        shared=task.seen.measure_shared(saved.verdicts, len(task.attacks)),
         flags=(*map(str, chain(reduced, flag_faults(entries, saved.faults))), *flags),
         verdicts=saved.verdicts,
         examples=examples,
@@ -218,38 +230,19 @@ def _bind_judge(sweep: Sweep, task: _Task) -> Measure[PieceResult]:
         for i, attack in enumerate(attacks):
             stream = root.child(i).at(indices)
             watch = task.watches[i]
-            verdicts[str(i)], x_adv, after = find_robust_by_part(
-                watch.watch(sweep.forward), attack, x, y=y, correct=correct, stream=stream
+            attacked = task.seen.pick(i, indices, correct)
+            robust, x_adv, after = find_robust_by_part(
+                watch.watch(sweep.forward), attack, x, y=y, correct=attacked, stream=stream
             )
-            watch.end_batch(verdicts[str(i)])
-            verdicts |= {f"{i}.{part}": right for part, right in after.items()}
+            watch.end_batch(robust)
+            unseen = correct & ~attacked  # no attack tried them, and no accuracy under this one counts them
+            verdicts[str(i)] = robust | unseen
+            verdicts |= {f"{i}.{part}": right | unseen for part, right in after.items()}
             if task.keep_examples:
                 examples[str(i)] = x_adv
         return count_passes(sweep.ledger) - passes_before, verdicts, examples
 
     return judge
-
-
-def _look_at_model(
-    sweep: Sweep, task: _Task, descriptions: Sequence[Facts], verdicts: dict[str, Tensor], *, in_full: bool
-) -> list[str]:
-    """Look for gradients that underflow and, `in_full`, for signs of masking."""
-    flags = list(map(str, look_for_underflow(sweep, task.indices, needed=bool(task.attacks))))
-    if in_full:
-        flags += _check_model(sweep, task, descriptions, verdicts)
-    return flags
-
-
-def _check_model(sweep: Sweep, task: _Task, descriptions: Sequence[Facts], verdicts: dict[str, Tensor]) -> list[str]:
-    """Look for signs of masking on a few images, in the largest linf ball of the attacks, or one of 8/255."""
-    few = slice(0, None, max(1, len(task.indices) // IMAGES))  # data may be sorted by class
-    _, x, y = next(read_batches(sweep.model, sweep.source, [task.indices[few][:IMAGES]]))
-    radii = {str(i): facts["eps"] for i, facts in enumerate(descriptions) if facts["norm"] == "linf"}
-    eps = max(radii.values(), default=8 / 255)
-    many_steps = [verdicts[key][few][:IMAGES] for key in radii if radii[key] == eps]
-    robust = torch.stack(many_steps).all(0) if many_steps else None
-    flags = flag_model(sweep.model, sweep.forward, x, y, eps=eps, robust=robust, batch_size=sweep.chunk_size)
-    return list(map(str, flags))
 
 
 @accept_arguments

@@ -129,7 +129,8 @@ def hash_evaluation(
 
     Of images that are not in memory, it reads 16 of those that are evaluated.
     """
-    facts = f"({hash_content(source)!r}, {write_in_full(list(attacks))}, {settings!r})"
+    described = write_in_full(list(attacks)).replace(", examples=None", "")  # as before there was such a setting
+    facts = f"({hash_content(source)!r}, {described}, {settings!r})"
     digest = hashlib.sha256(facts.encode())
     external = [getattr(attack, "external", None) for attack in attacks]
     for network in (model, *(network for network in external if network is not None)):

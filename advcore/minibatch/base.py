@@ -1,7 +1,7 @@
 """What a minibatch rule is: it says which examples of a batch are attacked, or which images are learned from."""
 
 import math
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from advcore.errors import (
     shorten,
     unless,
 )
+from advcore.minibatch.systematic import compute_inclusion, draw_systematically
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
 from advcore.settings import setting, settings
@@ -28,18 +29,34 @@ _LEAST = torch.finfo(torch.float64).tiny  # a preference of 0, as of an infinite
 _UNIFORM = 0.1  # share of a corrected draw that is uniform; without it, weights of rarely drawn examples had no bound
 
 
+class LastVisit(NamedTuple):
+    """What training recorded when it last saw each of B examples, at the attacked image, in train mode.
+
+    losses : (B,) cross-entropy -log p_y, whatever the objective. changes : (B,) by how much it differs from the visit
+    before; the loss itself after a first visit. ages : (B,) long, visits since the perturbation was last attacked, 0 if
+    it was at the last one.
+    """
+
+    losses: Tensor
+    changes: Tensor
+    ages: Tensor
+
+
 class Seen(NamedTuple):
     """What rules look at: a batch at its clean images, in eval mode.
 
     margins : (B,) z_y - max over k != y of z_k; below 0 means misclassified.
     residuals : (B, C) d cross-entropy / d logits.
     weights : (B,) of the examples in training. rows : their exact last-layer gradients; None where no rule reads them.
+    last_visit : what a rule with `reads = "last_visit"` reads, for which nothing is scored: margins and residuals are
+    empty there. None for other rules.
     """
 
     margins: Tensor
     residuals: Tensor
     weights: Tensor
     rows: FactoredRows | None = None
+    last_visit: LastVisit | None = None
 
 
 class Picked(NamedTuple):
@@ -69,10 +86,12 @@ def normalise_entropy(entropy: Amount, size: int) -> Amount:
 def draw_examples(preferences: Tensor, k: int, generator: Stream, how: str = "multinomial") -> Picked:
     """Pick k of the B examples by `preferences` (B,), at least 0; those of 0 come last, in even chances among them.
 
-    how : "multinomial", successive draws without replacement; or "top", the k largest, ties to the earlier example.
+    how : "multinomial", successive draws without replacement; "systematic", each with a probability that is known
+    beforehand (`compute_inclusion`); or "top", the k largest, ties to the earlier example.
 
-    A draw adds Gumbel noise to the log-probabilities and keeps the largest k. Given the next largest, kappa, an example
-    is kept with probability q = 1 - exp(-exp(log p - kappa)), and sums weighted by 1 / q are unbiased.
+    A multinomial draw adds Gumbel noise to the log-probabilities and keeps the largest k. Given the next largest,
+    kappa, an example is kept with probability q = 1 - exp(-exp(log p - kappa)), and sums weighted by 1 / q are
+    unbiased.
     Reference: Kool, van Hoof, Welling 2019, sections 3 and 4.2.
     """
     size = len(preferences)
@@ -82,6 +101,10 @@ def draw_examples(preferences: Tensor, k: int, generator: Stream, how: str = "mu
     if how == "top":
         positions = torch.argsort(log_p, descending=True, stable=True)[:k].sort().values
         return Picked(positions, torch.ones(k, device=log_p.device), entropy)
+    if how == "systematic":
+        inclusion = compute_inclusion(log_p.exp().clamp_min(_LEAST), k)
+        positions = draw_systematically(inclusion, k, generator)
+        return Picked(positions, (k / (size * inclusion[positions])).float(), entropy)
     noise = generator.uniform((size, 1))[:, 0].double() + 2.0**-25
     keys = log_p - (-noise.log()).log()
     order = torch.argsort(keys, descending=True, stable=True)
@@ -95,22 +118,28 @@ def draw_examples(preferences: Tensor, k: int, generator: Stream, how: str = "mu
 
 @settings
 class AttackSubset:
-    """Settings that are shared by rules that attack, and learn from, a part of each batch.
+    """Settings that are shared by rules that attack a part of each batch.
 
-    The loss is the objective's on the picked examples, attacked, plus `clean` times the cross-entropy at all clean
-    images of the batch.
+    The loss is the objective's on the picked examples, attacked, and on the `rest` if it is remembered, plus `clean`
+    times the cross-entropy at all clean images of the batch.
 
     Parameters
     ----------
     rho : share of the batch that is picked, in (0, 1]: int(rho B) examples, at least 1.
     warm_up : epochs in which the pick is uniform, >= 0.
     clean : lambda, weight of the clean loss, in [0, 1e6]; 0 saves its passes.
-    draw : "multinomial" (without replacement, by preference) or "top" (the largest preferences).
-    correction : "none": the mean over the picked. "inverse_probability": drawn with a uniform share of 0.1 and weighted
-        so that its expectation is the mean over the batch; not with normalise: batch, which undoes weights.
+    draw : "multinomial" (without replacement, by preference), "systematic" (with probability min(1, c preference)) or
+        "top" (the largest preferences).
+    correction : "none": the mean over the picked, or over the batch as it is trained on. "inverse_probability": drawn
+        with a uniform share of 0.1 and weighted so that its expectation is the mean over the batch, all attacked. With
+        rest: dropped, not beside normalise: batch, which undoes weights.
+    rest : "dropped": examples that are not picked are not learned from. "remembered": they are trained on where their
+        last attack ended; needs attack.start: remembered. Examples of which nothing is remembered are always attacked,
+        and rho is a share of the others (`training.reattack`).
 
-    Cost of a batch: int(rho B) full steps, B forward passes if it scores, 2 B passes if clean > 0. Nothing is scored in
-    the warm-up, nor where all are picked. Reference: Selective AT (arXiv 2512.22069), algorithm 1.
+    Cost of a batch: int(rho B) full steps, B forward passes if it scores, 2 B passes if clean > 0. With rest:
+    remembered int(rho B) attacks and B updates. Nothing is scored in the warm-up, nor where all are picked.
+    Reference: Selective AT (arXiv 2512.22069), algorithm 1; `rest: remembered` is ours.
     """
 
     rho: float = setting(default=0.25, unit="share")
@@ -118,6 +147,7 @@ class AttackSubset:
     clean: float = setting(default=0.2, unit="unit-free")
     draw: str = "multinomial"
     correction: str = "none"
+    rest: str = "dropped"
     reads: ClassVar[str | None] = None  # "logits" or "features"
     single_image: ClassVar[bool] = False
     needs_validation: ClassVar[bool] = False
@@ -127,11 +157,16 @@ class AttackSubset:
             check_share("rho", self.rho),
             check_at_least("warm_up", self.warm_up, 0),
             check_within("clean", self.clean, 0, 1e6),
-            check_one_of("draw", self.draw, ("multinomial", "top")),
+            check_one_of("draw", self.draw, ("multinomial", "systematic", "top")),
             check_one_of("correction", self.correction, ("none", "inverse_probability")),
             unless(
-                self.draw != "top" or self.correction == "none",
+                self.draw != "top" or self.correction != "inverse_probability",
                 must("correction", "none with draw: top", self.correction, "the largest are not drawn"),
+            ),
+            check_one_of("rest", self.rest, ("dropped", "remembered")),
+            unless(
+                self.rest != "dropped" or self.reads != "last_visit",
+                must("rest", "remembered for a rule that reads the last visit", self.rest, "the dropped have none"),
             ),
             *self._check_more(),
         )
@@ -142,10 +177,17 @@ class AttackSubset:
 
     def describe(self) -> str:
         """Return what a plan says of the rule."""
-        return f"attacking {100 * self.rho:g} % of each batch"
+        share = f"{100 * self.rho:g} % of each batch"
+        if is_reattack(self):
+            return f"attacking {share} again, the rest as remembered"
+        return f"attacking {share}"
 
     def needs_scores(self, epoch: int, size: int) -> bool:
-        """Return whether a batch of `size` has to be looked at to pick from it."""
+        """Return whether a batch of `size` has to be passed forward to pick from it."""
+        return self.reads != "last_visit" and self.needs_preferences(epoch, size)
+
+    def needs_preferences(self, epoch: int, size: int) -> bool:
+        """Return whether the rule reads something to pick from a batch of `size`."""
         return self.reads is not None and epoch >= self.warm_up and count(self.rho, size) < size
 
     def compute_preferences(self, seen: Seen) -> Tensor:
@@ -179,6 +221,11 @@ class AttackSubset:
             preferences = (1 - _UNIFORM) * divide(preferences, preferences.sum()) + _UNIFORM / size
             return draw_examples(preferences, k, generator, self.draw)
         return picked._replace(weights=torch.ones_like(picked.weights))
+
+
+def is_reattack(rule: object) -> TypeGuard[AttackSubset]:
+    """Return whether a rule picks what is attacked again, and the others are trained on as remembered."""
+    return isinstance(rule, AttackSubset) and rule.rest == "remembered"
 
 
 @settings

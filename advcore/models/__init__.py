@@ -2,6 +2,7 @@
 
 from advcore.models.alexnet import AlexNetCIFAR
 from advcore.models.base import add_normalization as add_normalization
+from advcore.models.mnist_cnn import MnistCNN
 from advcore.models.resnets import PreActResNet18, ResNet18, ResNet50, WideResNet28x10, WideResNet34x10
 from advcore.models.small import SmallCNN
 from advcore.models.timm import Timm
@@ -9,6 +10,7 @@ from advcore.models.torchvision import Torchvision
 
 MODELS = {
     "small_cnn": SmallCNN,
+    "mnist_cnn": MnistCNN,
     "alexnet_cifar": AlexNetCIFAR,
     "resnet18": ResNet18,
     "resnet50": ResNet50,

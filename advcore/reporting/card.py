@@ -6,6 +6,7 @@ from pathlib import Path
 
 from advcore.errors import format_count
 from advcore.pixels import format_exactly, format_pixels
+from advcore.reporting.costs import list_units
 from advcore.reporting.record import JsonObject, RunRecord
 from advcore.reporting.tables import (
     describe_reference,
@@ -208,13 +209,17 @@ def _describe_training(record: RunRecord) -> str:
         pool
         and f"{100 * pool['share']:g} % of each batch from a pool of {record.data['pool']:,} images, "
         f"`{Path(pool['path']).name}`",
-        f"relative cost: {record.relative_cost:.3f} of full training ({reference or 'unknown reference'})",
+        *(
+            f"{unit.title}: {unit.compare(record):.3f} of full training ({reference or 'unknown reference'})"
+            for unit in list_units(record)
+        ),
         selection
         and f"coresets: {_format_method(selection['solver'])}, partition `{selection['partition']}`, "
         f"budget {selection['budget']}",
         errors and f"gradient error of each selection (and of random subsets): {', '.join(errors)}",
         config.get("minibatch") and f"minibatch rule: {_format_method(config['minibatch'])}",
         f"optimiser: {_format_method(training['optimizer'])}; learning rate: {_format_method(training['lr_schedule'])}",
+        training.get("regularizer") and f"regulariser: {_format_method(training['regularizer'])}",
         training.get("attack_steps") and f"attack steps by epoch: {_format_method(training['attack_steps'])}",
         training.get("ema") is not None and f"the weights are a moving average, decay {training['ema']}",
         training.get("swa") and f"from {training['swa']['start']} of the run on, the weights are an average of epochs",
@@ -229,7 +234,7 @@ def _describe_training(record: RunRecord) -> str:
 # The data sets of RobustBench by name, with their shape and number of classes.
 _BENCHMARKS = {"cifar10": (3, 32, 32, 10), "cifar100": (3, 32, 32, 100), "imagenet": (3, 224, 224, 1000)}
 # The norm of attacks whose eps is in units of pixels, by the first word of their name ("n" of n_fgsm).
-_PIXELS = {"linf": "Linf", "l2": "L2", "l1": "L1", "n": "Linf"}
+_PIXELS = {"linf": "Linf", "l2": "L2", "l1": "L1", "n": "Linf", "fgsm": "Linf"}
 
 
 def find_norm(attack: JsonObject) -> str | None:

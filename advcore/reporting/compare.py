@@ -10,6 +10,7 @@ from advcore.errors import format_value
 from advcore.pixels import format_pixels
 from advcore.reporting import front, lenient, tables
 from advcore.reporting.collapse import drop_collapsed, has_collapsed
+from advcore.reporting.costs import PASSES, Unit, choose_unit, sum_training_seconds
 from advcore.reporting.record import ELSEWHERE, JsonObject, RunRecord, is_among
 from advcore.reporting.settings_parts import flatten
 
@@ -140,8 +141,7 @@ def find_repeats(runs: Sequence[Run]) -> dict[str, str]:
     repeats = {}
     for run in runs:
         if run.record.finished and "seed" in run.record.config:
-            data = run.record.config.get("data", {})
-            earlier = first.setdefault(repr((run.record.config["seed"], data.get("split_seed", 0))), run.where)
+            earlier = first.setdefault(repr((run.record.config["seed"], read_split(run.record))), run.where)
             if earlier != run.where:
                 repeats[run.where] = earlier
     return repeats
@@ -180,14 +180,36 @@ def split_into_blocks(groups: Mapping[str, Sequence[Run]]) -> list[Block]:
         repeats = find_repeats(runs)
         records = [run.record for run in runs if run.where not in repeats]
         finished += [(name, record) for record in records if record.finished and is_readable(record)]
-    test_data = [lenient.read_or("", _read_test_hash, record) for _, record in finished]
-    if not all(test_data):  # a record of an older version has no hash: all are compared by the path of their data
-        test_data = [record.config.get("data", {}).get("path") for _, record in finished]
+    test_data = _label_test_data([record for _, record in finished])
     blocks: dict[tuple[str, str, str], dict[str, list[RunRecord]]] = {}
     for (name, record), data in zip(finished, test_data, strict=True):
-        conditions = (str(data), *_describe_evaluation(record))
+        conditions = (data, *_describe_evaluation(record))
         blocks.setdefault(conditions, {}).setdefault(name, []).append(record)
     return [Block(title, conditions, methods) for (_, title, conditions), methods in blocks.items()]
+
+
+def _label_test_data(records: Sequence[RunRecord]) -> list[str]:
+    """Return a text for each record; those of records whose data and evaluation have one name differ if the data do.
+
+    Test images that depend on the data split are the same data: texts differ where records of one split have different
+    images.
+    """
+    texts = [lenient.read_or("", _read_test_hash, record) for record in records]
+    if not all(texts):  # a record of an older version has no hash: all are compared by the path of their data
+        texts = [str(record.config.get("data", {}).get("path")) for record in records]
+    of_split: dict[tuple[str, str, int], str] = {}
+    different = set()
+    for record, text in zip(records, texts, strict=True):
+        conditions = _describe_evaluation(record)
+        if of_split.setdefault((*conditions, read_split(record)), text) != text:
+            different.add(conditions)
+    pairs = zip(records, texts, strict=True)
+    return [text if _describe_evaluation(record) in different else "" for record, text in pairs]
+
+
+def read_split(record: RunRecord) -> int:
+    """Return the seed of a run's data split."""
+    return record.config.get("data", {}).get("split_seed", 0)
 
 
 def _read_test_hash(record: RunRecord) -> str:
@@ -206,7 +228,9 @@ def _read_compared(record: RunRecord) -> tuple[object, ...]:
         has_collapsed(record),
         _describe_evaluation(record),
         front.classify_run(record.config),
-        record.relative_cost,
+        PASSES.compare(record),
+        choose_unit([record]).compare(record),
+        sum_training_seconds(record),
         robust_accuracy(record),
     )
 
@@ -222,7 +246,7 @@ def find_data_differences(groups: tables.Groups) -> list[str]:
     for name, records in groups.items():
         for record in records:
             settings = {key: value for key, value in _method_settings(record).items() if key.startswith("data.")}
-            settings["data.split_seed"] = record.config.get("data", {}).get("split_seed", 0)
+            settings["data.split_seed"] = read_split(record)
             for part, text in record.data.get("hash", {}).items():
                 kind, _, value = text.rpartition(" ")
                 hashes.setdefault((part, kind, str(settings)), {}).setdefault(value, {})[name] = None
@@ -249,15 +273,17 @@ def robust_accuracy(record: RunRecord, which: str = "last") -> float:
 
 def summarize_methods(groups: tables.Groups, which: str = "last") -> list[front.Method]:
     """Return costs and robust accuracies of each method, the cheapest method first."""
-    return sorted((_summarize_method(name, records, which) for name, records in groups.items()), key=attrgetter("rank"))
+    unit = choose_unit(tables.list_records(groups))
+    methods = (_summarize_method(name, records, which, unit) for name, records in groups.items())
+    return sorted(methods, key=attrgetter("rank"))
 
 
-def _summarize_method(name: str, records: Sequence[RunRecord], which: str) -> front.Method:
+def _summarize_method(name: str, records: Sequence[RunRecord], which: str, unit: Unit) -> front.Method:
     sound = drop_collapsed(records, which)
     return front.Method(
         name,
         kind=front.classify_run(records[0].config),
-        costs=[record.relative_cost for record in records],
+        costs=list(map(unit.compare, records)),
         robust=[robust_accuracy(record, which) for record in sound or records],
         collapsed=len(records) - len(sound),
     )

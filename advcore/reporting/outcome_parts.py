@@ -1,7 +1,7 @@
 """The parts of a run's page about its results: accuracies and costs."""
 
 from advcore.pixels import format_pixels
-from advcore.reporting import charts, tables
+from advcore.reporting import charts, costs, tables
 from advcore.reporting.parts import Figure, Figures, Note, Part, Table, note_if
 from advcore.reporting.record import JsonObject, RunRecord
 
@@ -76,31 +76,44 @@ def build_costs(record: RunRecord) -> list[Part]:
     if not spent:
         return [Note("Nothing is counted yet.", "missing")]
     figures = []
-    units = record.reference.get("units")
-    if units:
-        figures.append(_draw_costs(record, spent))
+    unit = costs.list_units(record)[0]
+    has_reference = bool(record.reference.get(unit.of_reference))
+    if has_reference:
+        figures.append(_draw_costs(record, spent, unit))
     seconds = {phase: entry["seconds"] for phase, entry in spent.items() if entry["seconds"] >= 0.05}
     if seconds:
         figures.append(_draw_seconds(record, seconds))
-    rows = [
-        (phase, f"{entry['forward']:,}", f"{entry['backward']:,}", f"{entry['seconds']:,.1f}")
-        for phase, entry in spent.items()
-    ]
     return [
-        *note_if(not units, "The record does not say what costs are relative to.", "missing"),
+        *note_if(not has_reference, "The record does not say what costs are relative to.", "missing"),
         Figures(figures),
-        Table("Passes (one is one example) and seconds by phase", ("phase", "forward", "backward", "seconds"), rows),
+        _tabulate_spent(spent, unit),
         _describe_totals(record),
     ]
 
 
-def _draw_costs(record: RunRecord, spent: JsonObject) -> Figure:
-    passes = {phase: entry["forward"] + entry["backward"] for phase, entry in spent.items() if phase != "evaluation"}
-    costs = {phase: count / record.reference["units"] for phase, count in passes.items()}
-    rows = [charts.Bar(phase, cost, f"{cost:.3f}") for phase, cost in costs.items() if cost > 0]
-    rows.append(charts.Bar("all", record.relative_cost, f"{record.relative_cost:.3f}", css="f0"))
-    caption = "Where the relative cost goes: passes, over all those of full training. Evaluation is not in it."
-    alt = f"Relative cost by phase: {_list_bars(rows)}"
+def _tabulate_spent(spent: JsonObject, unit: costs.Unit) -> Table:
+    """Return a table of passes and seconds by phase, and of compute where that is counted."""
+    header = ["phase", "forward", "backward", "seconds"]
+    rows = [
+        [phase, f"{entry['forward']:,}", f"{entry['backward']:,}", f"{entry['seconds']:,.1f}"]
+        for phase, entry in spent.items()
+    ]
+    if unit is costs.COMPUTE:
+        header.insert(3, "compute")
+        for row, entry in zip(rows, spent.values(), strict=True):
+            row.insert(3, costs.COMPUTE.format(entry["flops"]))
+    return Table("Passes (one is one example) and seconds by phase", header, rows)
+
+
+def _draw_costs(record: RunRecord, spent: JsonObject, unit: costs.Unit) -> Figure:
+    phases = {phase: entry for phase, entry in spent.items() if phase != "evaluation"}
+    counts = {phase: unit.count_phase(entry) for phase, entry in phases.items()}
+    shares = {phase: count / record.reference[unit.of_reference] for phase, count in counts.items()}
+    rows = [charts.Bar(phase, cost, f"{cost:.3f}") for phase, cost in shares.items() if cost > 0]
+    total = unit.compare(record)
+    rows.append(charts.Bar("all", total, f"{total:.3f}", css="f0"))
+    caption = f"Where the {unit.title} goes: {unit.name}, over that of full training. Evaluation is not in it."
+    alt = f"{unit.title.capitalize()} by phase: {_list_bars(rows)}"
     return Figure(caption, charts.draw_bars(rows, alt=alt, limits=[(1.0, "full training")]))
 
 
@@ -123,7 +136,12 @@ def _describe_totals(record: RunRecord) -> Note:
     text = f"The run took {record.seconds:,.0f} s in all"
     if record.peak_memory:
         text += f", and {record.peak_memory / 1e6:,.0f} MB of memory at its height"
-    if "units" in record.reference:
-        full_training = f"{tables.describe_reference(record.reference)}, {record.reference['units']:,} passes"
+    counts = [
+        unit.format(record.reference[unit.of_reference])
+        for unit in costs.list_units(record)
+        if unit.of_reference in record.reference
+    ]
+    if counts:
+        full_training = f"{tables.describe_reference(record.reference)}, {', '.join(counts)}"
         text = f"Full training, cost 1: {full_training}. {text}"
     return Note(f"{text}.")

@@ -54,7 +54,8 @@ class RunRecord:
     ledger : {phase: {forward, backward, seconds, flops}}.
     epochs, selections : one object per epoch and per selection.
     events : what fell back or went wrong: {epoch, kind, event}, the event as text; older records have no kind.
-    final : {last, best: {clean, attacks, flags}}, the evaluation of both checkpoints on the test set.
+    final : {last, best: {clean, attacks, worst, shared, flags}}, the evaluation of both checkpoints on the test set;
+        `shared` only where an attack saw fewer images than others.
     data : how many examples there are, how many of each class in training, a hash of them, and what was
         left out or read differently than the files say.
     inputs : the files that the run read, by setting, with their sha256.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from advcore.reporting import learning_parts, outcome_parts, selection_parts, settings_parts, tables
+from advcore.reporting import costs, learning_parts, outcome_parts, selection_parts, settings_parts, tables
 from advcore.reporting.lenient import build_or_note, read_or
 from advcore.reporting.parts import (
     Example,
@@ -85,7 +85,8 @@ def _choose_key_numbers(record: RunRecord) -> list[KeyNumber]:
     elif record.epochs:
         numbers += _list_probe_accuracies(record.epochs[-1])
     remark = "full training is 1" if record.finished else "so far; full training is 1"
-    numbers.append(("relative cost", f"{record.relative_cost:.3f}", remark))
+    for unit in costs.list_units(record):
+        numbers.append((unit.title, f"{unit.compare(record):.3f}", remark))
     selections = [selection for selection in record.selections if selection.get("gradient_error") is not None]
     if selections:
         last = selections[-1]

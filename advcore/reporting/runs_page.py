@@ -8,7 +8,7 @@ from operator import attrgetter
 from markupsafe import Markup
 
 from advcore.errors import format_count
-from advcore.reporting import compare, front, learning_parts, scales, svg, tables, verdicts
+from advcore.reporting import compare, costs, front, learning_parts, scales, spent, svg, tables, verdicts
 from advcore.reporting.frame import Frame, make_frame
 from advcore.reporting.lenient import build_or_note, read_or
 from advcore.reporting.parts import (
@@ -118,7 +118,8 @@ def _build_front(block: compare.Block) -> list[Part]:
     methods = compare.summarize_methods(block.groups)
     records = tables.list_records(block.groups)
     title = f"robust accuracy, % ({_name_attacks(records[0])})"
-    caption = "Robust accuracy over relative cost, checkpoint last; full training costs 1. "
+    unit = costs.choose_unit(records)
+    caption = f"Robust accuracy over {unit.title}, checkpoint last; full training costs 1. "
     if any(len(method.robust) > 1 for method in methods):
         caption += "Points are means over seeds, bars their sample deviation. "
     caption += "Dashed: the Pareto front, above and left of which no method lies. Numbers are the table's."
@@ -127,14 +128,16 @@ def _build_front(block: compare.Block) -> list[Part]:
     figure = Figure(caption, front.draw_front(methods, title, NARROW), front.draw_front(methods, title, WIDE))
     devices = dict.fromkeys(str(record.environment.get("device", "not recorded")) for record in records)
     parts: list[Part] = [
-        Note(f"{block.conditions}; device {' and '.join(devices)}."),
+        Note(f"{block.conditions}; device {' and '.join(devices)}. {verdicts.describe_varied(block.groups)}"),
         Figures([figure]),
         Note(f"On the front, by cost: {', '.join(method.name for method in front.find_front(methods))}."),
     ]
     for which in ("last", "best"):
         if all(which in record.final for record in records):
             parts += build_or_note(_tabulate_methods, block, methods, which)
-    return [*parts, *build_or_note(_tabulate_differences, block), *_note_references(records)]
+    reference = _find_reference(block) if len(methods) > 1 else None
+    parts += map(Note, spent.explain_columns(block.groups, reference))
+    return [*parts, *build_or_note(_tabulate_differences, block), *_note_references(records, unit)]
 
 
 def _name_attacks(record: RunRecord) -> str:
@@ -148,8 +151,10 @@ def _name_attacks(record: RunRecord) -> str:
 def _tabulate_methods(block: compare.Block, methods: Sequence[front.Method], which: str) -> list[Part]:
     """Return a table of methods in the order of `methods`, and which of them are on the front of a checkpoint."""
     marks = {method.name: "front" for method in front.find_front(compare.summarize_methods(block.groups, which))}
-    header, rows = tables.compare_methods({method.name: block.groups[method.name] for method in methods}, which)
-    column = header.index("relative cost")
+    groups = {method.name: block.groups[method.name] for method in methods}
+    against = block.groups.get(_find_reference(block), ()) if len(methods) > 1 else ()
+    header, rows = tables.compare_methods(groups, which, against=against)
+    column = header.index(costs.choose_unit(tables.list_records(groups)).title)
     table = []
     for number, (method, row) in enumerate(zip(methods, rows, strict=True), 1):
         cost = f"{method.cost:.3f}"  # the front is decided by more than the two digits of other tables
@@ -158,23 +163,27 @@ def _tabulate_methods(block: compare.Block, methods: Sequence[front.Method], whi
     return [Table(caption, ("#", header[0], "", *header[1:]), table, words=3)]
 
 
+def _find_reference(block: compare.Block) -> str:
+    """Return the dearest method that trains on all data, "" if there is none."""
+    trained = [entry for entry in compare.summarize_methods(block.groups) if entry.kind == "all data"]
+    return next((entry.name for entry in reversed(trained)), "")
+
+
 def _tabulate_differences(block: compare.Block) -> list[Part]:
     """Return the tested differences to the dearest method that trains on all data, of coresets also to random ones."""
-    trained = [entry for entry in compare.summarize_methods(block.groups) if entry.kind == "all data"]
-    reference = next((entry.name for entry in reversed(trained)), "")
-    rows, note = verdicts.tabulate(block.groups, reference)
+    rows, note = verdicts.tabulate(block.groups, _find_reference(block))
     if not rows:
         return []
     return [Table("Differences in robust accuracy, checkpoint last", verdicts.HEADER, rows, words=2), Note(note)]
 
 
-def _note_references(records: Iterable[RunRecord]) -> list[Note]:
-    units = {record.reference.get("units") for record in records}
-    passes = [f"{number:,}" for number in sorted(unit for unit in units if unit is not None)]
-    if None in units:
-        passes.insert(0, "none")
-    text = f"Costs here are relative to different references ({', '.join(passes)} passes) and cannot be compared."
-    return note_if(len(units) > 1, text, "flag")
+def _note_references(records: Iterable[RunRecord], unit: costs.Unit) -> list[Note]:
+    counts = {record.reference.get(unit.of_reference) for record in records}
+    texts = [unit.format(number) for number in sorted(number for number in counts if number is not None)]
+    if None in counts:
+        texts.insert(0, "none")
+    text = f"Costs here are relative to different references ({', '.join(texts)}) and cannot be compared."
+    return note_if(len(counts) > 1, text, "flag")
 
 
 # ---- learning curves ----
@@ -262,24 +271,26 @@ def _read_seed(run: compare.Run) -> str:
 
 def _build_runs(methods: Methods, broken: Sequence[compare.BrokenRun]) -> list[Part]:
     rows: list[tables.Row] = []
+    unit = costs.choose_unit([run.record for run in chain.from_iterable(methods.values())])
     for name, runs in methods.items():
-        rows += [(run.where, name, _read_seed(run), *_describe_outcome(run.record)) for run in runs]
+        rows += [(run.where, name, _read_seed(run), *_describe_outcome(run.record, unit)) for run in runs]
     rows += [
         (run.where, tables.NOTHING, tables.NOTHING, run.problem, tables.NOTHING, tables.NOTHING, tables.NOTHING)
         for run in broken
     ]
     links = [run.link for run in chain.from_iterable(methods.values())] + [""] * len(broken)
-    header = ("run", "method", "seed", "state", "robust, %", "cost", "seconds")
+    header = ("run", "method", "seed", "state", "robust, %", unit.title, "seconds in all")
     return [
         *note_if(not any(links), "No run here has a report of its own; `advcore report RUN` makes one.", "missing"),
         Table("All runs; linked where they have a report", header, rows, words=4, links=links),
     ]
 
 
-def _describe_outcome(record: RunRecord) -> tuple[str, str, str, str]:
-    spent = (f"{record.relative_cost:.3f}", f"{record.seconds:,.0f}")
+def _describe_outcome(record: RunRecord, unit: costs.Unit) -> tuple[str, str, str, str]:
+    cost = read_or(None, unit.compare, record)
+    cells = (tables.format_cell(cost, "{:.3f}"), f"{record.seconds:,.0f}")
     if not record.finished:
-        return (f"not finished, epochs done: {len(record.epochs)}", tables.NOTHING, *spent)
+        return (f"not finished, epochs done: {len(record.epochs)}", tables.NOTHING, *cells)
     if not compare.is_readable(record):
-        return ("finished, in no average: its accuracies cannot be read", tables.NOTHING, *spent)
-    return ("finished", tables.format_percent(compare.robust_accuracy(record) / 100), *spent)
+        return ("finished, in no average: its accuracies cannot be read", tables.NOTHING, *cells)
+    return ("finished", tables.format_percent(compare.robust_accuracy(record) / 100), *cells)

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from advcore.errors import format_count
-from advcore.reporting import compare, costs, parts, tables, verdicts
+from advcore.reporting import compare, costs, parts, spent, tables, verdicts
+from advcore.reporting.columns import Columns, describe_columns, insert_columns
 from advcore.reporting.record import JsonObject, RunRecord
+from advcore.reporting.shared_scores import describe_scores
 from advcore.types import Flag
 
 # The marks of methods whose evaluations have flags, one for each kind of flag.
@@ -42,11 +44,13 @@ class Results:
 
     reference : the method that speed-ups are relative to.
     without : the names of baselines that the suite leaves out.
+    columns : attacks whose mean has a column (`columns.Columns`).
     entries : the runs, in the order of the suite.
     """
 
     reference: str | None
     without: Sequence[str] = ()
+    columns: Columns = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
 
     def add(
@@ -100,14 +104,15 @@ def build_table(results: Results, title: str, which: str) -> Table:
     """
     groups = results.groups()
     against: Sequence[RunRecord] = groups.get(results.reference or "", ())
-    machine = _find_common_machine(groups)
-    header, method_rows = tables.compare_methods(groups, which, against=against, clock=machine is not None)
+    compared = tables.compare_methods(groups, which, against=against)
+    header, method_rows = insert_columns(compared, groups, which, results.columns)
     marks, legend = _mark_flags(groups, which)
     marked = {row[0]: [(row[0] + marks.get(row[0], ""), *row[1:])] for row in method_rows}
     rows: list[tables.Row] = []
     for method in results.methods():
         rows += [*marked.get(method, ()), *_list_unfinished(method, results)]
-    notes = [*legend, _describe_conditions(groups, which), *_describe_costs(results, machine)]
+    notes = [*legend, _describe_conditions(groups, which), *_describe_costs(results)]
+    notes += [*describe_columns(results.columns), *describe_scores(groups)]
     if results.without:
         notes.append(f"The suite leaves out baselines that would be added by themselves: {', '.join(results.without)}.")
     return Table(f"{title}: checkpoint {which}", header, rows, notes=notes)
@@ -158,51 +163,27 @@ def _name_methods(names: Sequence[str], groups: tables.Groups) -> str:
     return ", ".join(unique)
 
 
-def _find_common_machine(groups: tables.Groups) -> str | None:
-    """Describe the machine of all records: device, threads, and processes that ran beside each other.
-
-    Returns None where records differ in them, so that their seconds cannot be compared.
-    """
-    machines = {_read_machine(record) for record in tables.list_records(groups)}
-    if len(machines) != 1:
-        return None
-    device, _, threads, processes = machines.pop()
-    words = f"{device}, {threads} thread" if threads == "1" else f"{device}, {threads} threads"
-    return words if processes == "1" else f"{words}, {processes} processes"
-
-
-# What tells machines apart: keys of a record's environment, and what is meant where one is missing.
-_MACHINE = {"device": None, "platform": None, "threads": 1, "processes": 1}
-
-
-def _read_machine(record: RunRecord) -> tuple[str, ...]:
-    return tuple(str(record.environment.get(name, usual)) for name, usual in _MACHINE.items())
-
-
 def _describe_conditions(groups: tables.Groups, which: str) -> str:
     evaluation = tables.list_records(groups)[0].final[which]
     images = evaluation["clean"]["n"]
-    attacked = {attack["n"] for attack in evaluation["attacks"]}
-    fewer = f", {min(attacked)} attacked" if attacked - {images} else ""
-    return f"Mean ± sample deviation over seeds; {format_count(images, 'test image')}{fewer}."
+    attacked = {tables.name_attack(attack): attack["n"] for attack in evaluation["attacks"]}
+    fewer = "".join(f", {count:,} of them under {name}" for name, count in attacked.items() if count != images)
+    varied = verdicts.describe_varied(groups)
+    return f"Mean ± sample deviation over seeds; {format_count(images, 'test image')}{fewer}. {varied}"
 
 
-def _describe_costs(results: Results, machine: str | None) -> list[str]:
+def _describe_costs(results: Results) -> list[str]:
     """Say what speed-ups and relative costs are relative to, and which methods have other data."""
     groups = results.groups()
     records = tables.list_records(groups)
-    devices = ", ".join(sorted({str(record.environment.get("device")) for record in records}))
     lines = []
-    if not results.reference:
-        lines.append(f"Device: {devices}.")
-    elif results.reference not in groups:
-        lines.append(f"No speed-ups: {results.reference}, which the others are set beside, has no record.")
-    else:
-        clock = f"; not of seconds, since the records come from several machines ({devices})."
-        if machine:
-            clock = f", and of seconds of training and selection; all runs on {machine}."
-        lines.append(f"Speed-ups are relative to {results.reference}: of forward and backward passes (cost){clock}")
-    if len({record.reference.get("units") for record in records}) > 1:
+    reference = results.reference
+    if reference and reference not in groups:
+        lines.append(f"No speed-ups: {reference}, which the others are set beside, has no record.")
+        reference = None
+    lines += spent.explain_columns(groups, reference)
+    unit = costs.choose_unit(records)
+    if len({record.reference.get(unit.of_reference) for record in records}) > 1:
         lines.append("Relative costs are each relative to full training with the method's objective, on its data.")
     return lines + compare.find_data_differences(groups)
 
@@ -229,7 +210,7 @@ def _build_section(table: Table, title: str, address: str) -> parts.Section:
 # ---- all numbers, for a spreadsheet ----
 
 _IDENTITY = ("suite", "size", "method", "seed", "status", "error", "settings")
-_SPENT = ("relative_cost", "seconds", "trained_seconds")
+_SPENT = ("relative_cost_compute", "relative_cost_passes", "seconds", "trained_seconds")
 
 
 def list_raw_rows(results: Results, suite: str, size: str | None) -> tuple[tables.Row, list[tables.Row]]:
@@ -252,9 +233,11 @@ def _read_numbers(record: RunRecord) -> dict[str, object]:
     They are its cost and seconds, the accuracies of both checkpoints with their 95 % intervals, gradient errors, the
     seconds of each phase, and the environment.
     """
-    spent = (record.relative_cost, record.seconds, costs.sum_training_seconds(record))
+    compute = costs.COMPUTE.compare(record) if costs.has_compute(record) else ""
+    seconds = (record.seconds, costs.sum_training_seconds(record))
+    numbers = (compute, costs.PASSES.compare(record), *seconds)
     accuracies = chain(_read_accuracies(record, "last"), _read_accuracies(record, "best"))
-    values: dict[str, object] = dict(chain(zip(_SPENT, spent, strict=True), accuracies))
+    values: dict[str, object] = dict(chain(zip(_SPENT, numbers, strict=True), accuracies))
     selections = [selection for selection in record.selections if selection["gradient_error"] is not None]
     for name in ("gradient_error", "gradient_error_random"):
         errors = [selection[name] for selection in selections]
@@ -269,6 +252,8 @@ def _read_accuracies(record: RunRecord, which: str) -> Iterator[tuple[str, objec
     entries |= {
         f"robust {i} ({tables.name_attack(attack)})": attack for i, attack in enumerate(evaluation["attacks"], 1)
     }
+    shared = evaluation.get("shared", {}).get("attacks", ())
+    entries |= {f"robust {i} (images that all attacks saw)": attack for i, attack in enumerate(shared, 1)}
     if worst := tables.find_worst_case(evaluation):
         entries["robust (all of these)"] = worst
     for name, entry in entries.items():

@@ -2,12 +2,12 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from advcore.errors import format_count
 from advcore.pixels import format_pixels
-from advcore.reporting import costs
+from advcore.reporting import costs, spent
 from advcore.reporting.collapse import count_runs, drop_collapsed
 from advcore.reporting.record import BY_PATH, JsonObject, RunRecord
 
@@ -100,11 +100,31 @@ def find_worst_case(evaluation: JsonObject) -> JsonObject | None:
 
 
 def list_robust_entries(evaluation: JsonObject, together: str = "all of these") -> list[tuple[str, JsonObject]]:
-    """Return the entry of each attack with its name; of several attacks, also that of all `together`."""
-    entries = [(name_attack(attack), attack) for attack in evaluation["attacks"]]
+    """Return the entry of each attack with its name; of several attacks, also that of all `together`.
+
+    Where an attack saw fewer images than others, the accuracies under these come twice: on all of their images, and on
+    those that all attacks saw. The name says how many that are.
+    """
+    entries = list(chain.from_iterable(map(_list_attack_entries, evaluation["attacks"], _list_shared(evaluation))))
     if worst := find_worst_case(evaluation):
-        entries.append((together, worst))
+        images = f", {format_count(worst['n'], 'image')}" if "shared" in evaluation else ""
+        entries.append((f"{together}{images}", worst))
     return entries
+
+
+def _list_shared(evaluation: JsonObject) -> Sequence[JsonObject | None]:
+    """Return for each attack its entry on the images that all attacks saw; None where these are all images."""
+    return evaluation.get("shared", {}).get("attacks") or [None] * len(evaluation["attacks"])
+
+
+def _list_attack_entries(attack: JsonObject, shared: JsonObject | None) -> list[tuple[str, JsonObject]]:
+    name = name_attack(attack)
+    if shared is None:
+        return [(name, attack)]
+    images = format_count(shared["n"], "image")
+    if shared["n"] == attack["n"]:
+        return [(f"{name}, {images}", attack)]
+    return [(name, attack), (f"{name}, the same {images}", shared)]
 
 
 # ---- one run ----
@@ -131,8 +151,7 @@ def list_closing_rows(record: RunRecord) -> list[Row]:
     return [
         *list_accuracy_rows("last", record.final["last"]),
         *list_accuracy_rows("best", record.final["best"]),
-        ("relative cost", f"{record.relative_cost:.3f}"),
-        *costs.list_pretraining_rows(record),
+        *costs.list_cost_rows(record),
         ("seconds by phase", ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in spent.items())),
         *((f"gradient error, selection at {epoch}", error) for epoch, error in errors if error),
     ]
@@ -188,37 +207,27 @@ def format_mean(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.1f}{deviation}"
 
 
-def compare_methods(
-    groups: Groups, which: str = "last", *, against: Sequence[RunRecord] = (), clock: bool = False
-) -> tuple[Row, list[Row]]:
+def compare_methods(groups: Groups, which: str = "last", *, against: Sequence[RunRecord] = ()) -> tuple[Row, list[Row]]:
     """Return the header and the rows of a table that compares methods, one row per method.
 
     Each row holds the number of seeds, clean and robust accuracy (mean and deviation over seeds; collapsed runs are
-    counted apart), relative cost, that of the pretraining where there is any, and the mean gradient error of the
-    selections beside that of random subsets; where selections used a cheaper attack, also that against the full attack.
+    counted apart), the columns of costs (`spent.list_columns`), and the mean gradient error of the selections beside
+    that of random subsets; where selections used a cheaper attack, also that against the full attack.
 
     which : the checkpoint whose accuracies are compared, "last" or "best".
-    against : the records of the method that speed-ups are relative to; without any there is no such column.
-    clock : also compare seconds, which takes records from one machine.
+    against : the records of the method that speed-ups are relative to; without any there are no such columns.
     """
     titles = (_read_accuracies(records[0], which) for records in groups.values())
     accuracies = list(dict.fromkeys(chain([_CLEAN], *titles)))
     selections = _list_selections(list_records(groups))
     full = " [against the full attack]" if any("gradient_error_full" in entry for entry in selections) else ""
-    measures: dict[str, Callable[[RunRecord], float]] = {"speed-up (cost)": costs.count_passes} if against else {}
-    if against and clock:
-        measures["speed-up (seconds)"] = costs.sum_training_seconds
-    pretraining = [costs.PRETRAINING] if any(record.pretraining for record in list_records(groups)) else []
-    spent = ("relative cost", *pretraining, *measures)
-    header = ("method", "seeds", *accuracies, *spent, f"gradient error{full} (random)")
+    columns = spent.list_columns(groups, against)
+    header = ("method", "seeds", *accuracies, *(column.title for column in columns), f"gradient error{full} (random)")
     rows: list[Row] = []
     for name, records in groups.items():
-        cost = statistics.fmean(record.relative_cost for record in records)
-        speed_ups = [_format_speed_up(records, against, measure) for measure in measures.values()]
-        cells = [*_format_accuracies(drop_collapsed(records, which), which, accuracies), f"{cost:.2f}"]
-        if pretraining:
-            cells.append(format_cell(costs.measure_pretraining(records), "{:.2f}"))
-        rows.append((name, count_runs(records, which), *cells, *speed_ups, _format_mean_errors(records)))
+        cells = _format_accuracies(drop_collapsed(records, which), which, accuracies)
+        cells += [format_cell(column.format(records)) for column in columns]
+        rows.append((name, count_runs(records, which), *cells, _format_mean_errors(records)))
     return header, rows
 
 
@@ -252,15 +261,6 @@ def _format_accuracies(records: Sequence[RunRecord], which: str, titles: Iterabl
     accuracies = [_read_accuracies(record, which) for record in records]
     columns = ([entry[title] for entry in accuracies if title in entry] for title in titles)
     return list(map(format_mean, columns))
-
-
-def _format_speed_up(
-    records: Sequence[RunRecord], against: Sequence[RunRecord], measure: Callable[[RunRecord], float]
-) -> str:
-    """Write how many times less the records took than those of the reference, by the means of a measure."""
-    reference = statistics.fmean(map(measure, against))
-    mean = statistics.fmean(map(measure, records))
-    return f"{reference / mean:.2f}" if mean else NOTHING
 
 
 def _format_mean_errors(records: Sequence[RunRecord]) -> str:

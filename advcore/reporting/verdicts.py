@@ -6,6 +6,7 @@ from statistics import fmean
 from advcore.errors import format_count
 from advcore.reporting import compare, front, tables
 from advcore.reporting.collapse import drop_collapsed
+from advcore.reporting.costs import choose_unit
 from advcore.reporting.record import RunRecord
 from advcore.reporting.statistics import Comparison, Difference, compare_all
 
@@ -34,7 +35,7 @@ def _index_by_seed(records: Sequence[RunRecord], which: str) -> dict[tuple[int, 
 
 
 def _read_seeds(record: RunRecord) -> tuple[int, int]:
-    return record.config.get("seed", 0), record.config.get("data", {}).get("split_seed", 0)
+    return record.config.get("seed", 0), compare.read_split(record)
 
 
 def compare_pairs(groups: tables.Groups, pairs: Sequence[Pair], which: str = "last") -> dict[Pair, Comparison]:
@@ -58,18 +59,15 @@ def list_pairs(groups: tables.Groups, reference: str) -> list[Pair]:
 
 def _find_random(groups: tables.Groups, name: str) -> list[str]:
     """Return the methods of random subsets of about the cost of a method, the most similar first."""
-    cost = _average_cost(groups[name])
+    unit = choose_unit(tables.list_records(groups))
+    cost = fmean(map(unit.compare, groups[name]))
     attack = groups[name][0].config.get("attack")
     ranks = {}
     for other, records in groups.items():
-        gap = abs(_average_cost(records) - cost)
+        gap = abs(fmean(map(unit.compare, records)) - cost)
         if front.classify_run(records[0].config) == "random subset" and gap <= _SAME_COST * cost:
             ranks[other] = (records[0].config.get("attack") != attack, gap)
     return sorted(ranks, key=ranks.__getitem__)
-
-
-def _average_cost(records: Sequence[RunRecord]) -> float:
-    return fmean(record.relative_cost for record in records)
 
 
 def tabulate(groups: tables.Groups, reference: str) -> tuple[list[tables.Row], str]:
@@ -80,7 +78,16 @@ def tabulate(groups: tables.Groups, reference: str) -> tuple[list[tables.Row], s
         for pair, entry in tested.items()
         if entry.among
     ]
-    return rows, f"{explain_test(tested.values())} {describe_varied(groups)}"
+    return rows, " ".join([*_list_shared_counts(groups), explain_test(tested.values()), describe_varied(groups)])
+
+
+def _list_shared_counts(groups: tables.Groups) -> list[str]:
+    """Return a sentence where robust accuracies are over fewer images, those that all attacks saw."""
+    evaluations = [record.final["last"] for record in tables.list_records(groups)]
+    counts = sorted({entry["worst"]["n"] for entry in evaluations if "shared" in entry})
+    if not counts:
+        return []
+    return [f"Robust is right under all attacks, of the {' or '.join(map(str, counts))} images that all attacks saw."]
 
 
 def format_comparison(comparison: Comparison) -> tuple[str, str, str]:
@@ -103,8 +110,18 @@ def explain_test(tested: Collection[Comparison]) -> str:
 
 def describe_varied(groups: tables.Groups) -> str:
     """Say what the runs of a method differ in: their seeds, and their data splits if there are several."""
-    seeds, splits = (sorted(set(values)) for values in zip(*map(_read_seeds, tables.list_records(groups)), strict=True))
-    text = f"Seeds {', '.join(map(str, seeds))}"
-    if len(splits) > 1:
-        return f"{text}; data splits {', '.join(map(str, splits))}."
-    return f"{text}, all on data split {splits[0]}: what another split would change is not in these intervals."
+    pairs = {_read_seeds(record) for record in tables.list_records(groups)}
+    seeds, splits = (sorted(set(values)) for values in zip(*pairs, strict=True))
+    text = f"{'Seed' if len(seeds) == 1 else 'Seeds'} {format_numbers(seeds)}"
+    if len(splits) == 1:
+        return f"{text}, all on data split {splits[0]}: what another split would change is not in these intervals."
+    if len(pairs) == len(seeds) == len(splits):
+        return f"{text}, each with a data split of its own."
+    return f"{text}; data splits {format_numbers(splits)}."
+
+
+def format_numbers(numbers: Sequence[int]) -> str:
+    """Write ascending whole numbers; three and more without a gap as "0-2"."""
+    if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f"{numbers[0]}-{numbers[-1]}"
+    return ", ".join(map(str, numbers))

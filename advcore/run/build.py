@@ -17,6 +17,7 @@ from advcore.data.contract import cut_into_chunks
 from advcore.data.pool import Pooled, find_candidates
 from advcore.errors import ConfigError, UserError, as_problem, check, must, require
 from advcore.evaluation.autoattack import AutoAttack
+from advcore.evaluation.shared import find_limit_problems
 from advcore.minibatch import RULES
 from advcore.models.base import Normalize, add_normalization, measure_channels
 from advcore.models.head import find_head
@@ -184,6 +185,8 @@ def load_data(config: RunConfig, trainer: Trainer, device: torch.device) -> Data
     examples = config.evaluation.examples
     if examples is not None and examples > len(data.test):
         require(must("evaluation.examples", f"at most {len(data.test)}, as many test images there are", examples))
+    problems = find_limit_problems(config.evaluation.attacks, examples or len(data.test))
+    require(*(problem.inside("evaluation.") for problem in problems if problem))
     return data
 
 
@@ -203,11 +206,8 @@ def _check_selector(selector: AdversarialCoreset | None, data: Data) -> None:
     if selector is None:
         return
     if selector.partition == "per_batch" and selector.budget < 1 and n <= selector.block_size + 1:
-        require(
-            must(
-                "training.batch_size", f"at most {n - 2}, for two batches of {n} training examples", selector.block_size
-            )
-        )
+        rule = f"at most {n - 2}, for two batches of {n} training examples"
+        require(must("training.batch_size", rule, selector.block_size))
     if selector.needs_validation and data.validation is None:
         require(must("selection.target", "'train' without validation data", "validation", "set data.validation"))
 
@@ -266,9 +266,9 @@ def _take_images(config: RunConfig, shape: tuple[int, int, int]) -> Iterator[Non
 
 
 def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, object]]:
-    """Return the scores of the training examples, read from the file that the solver names, and facts for the record.
+    """Return the scores of the training examples, or of a pool, from the solver's file, and facts for the record.
 
-    Returns None and no facts for a solver that reads no file.
+    None and no facts where it reads no file.
     """
     reads = trainer.solver_reads
     path = find_scores_file(trainer.selector.solver) if trainer.selector else None
@@ -281,8 +281,7 @@ def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, ob
         else:
             rows = scores.rows(path, reads, data.part, len(data.whole), compute_fingerprint(data))
     facts = {name: getattr(scores, name) for name in ("score", "epochs", "model", "objective", "seed", "sha256")}
-    costs = {"passes": scores.passes, "flops": scores.flops}
-    facts |= {name: cost for name, cost in costs.items() if cost}  # older files do not tell
+    facts |= {name: cost for name in ("passes", "flops") if (cost := getattr(scores, name))}  # older files do not tell
     return rows, {"selection.solver.scores": {"path": path, **facts}}
 
 

@@ -16,14 +16,14 @@ from advcore.cost import CostLedger
 from advcore.data.contract import MapStyle, count_chunks
 from advcore.data.source import Source, as_source
 from advcore.deprecation import forward_method
-from advcore.errors import ConfigError, DataError, SettingProblem, check_at_least, check_one_of, must, unless
+from advcore.errors import ConfigError, SettingProblem, check_at_least, check_one_of, must, unless
 from advcore.gradients import GRADIENTS
 from advcore.kinds import accept_arguments
 from advcore.objectives.base import Objective, is_attacked
 from advcore.rng import preserve_random_state
-from advcore.rows import FactoredRows, Rows, find_first_not_finite
+from advcore.rows import FactoredRows, Rows
 from advcore.runtime.borrow import find_device, record_gradients
-from advcore.selection.measure import Call, Measured, count_cost, measure, sample_in_full
+from advcore.selection.measure import Call, Measured, count_cost, measure, refuse_other_rows, sample_in_full
 from advcore.selection.partition import PARTITIONS, Problem, Split
 from advcore.selection.quality import describe_stretch, estimate_full_error, measure_overlap, measure_quality
 from advcore.selection.result import NORMALISE, Coreset
@@ -79,12 +79,11 @@ class AdversarialCoreset(SelectionSettings):
         gradient = GRADIENTS.get(self.solver.reads or "")
         attacks = gradient is not None and (gradient.is_attacked or not gradient.is_scalar)
         needs_attack = gradient is not None and gradient.is_attacked and not find_scores_file(self.solver)
-        objective = getattr(gradient, "objective", None) or self.objective
         return [
             check_one_of("attack_mode", self.attack_mode, ATTACK_MODES),
             check_at_least("block_size", self.block_size, 1),
             check_one_of("normalise", self.normalise, NORMALISE),
-            unless(not attacks, describe_mismatch(objective, self.attack)),
+            unless(not attacks, describe_mismatch(self.row_objective, self.attack)),
             unless(
                 not needs_attack or is_attacked(self.objective),
                 must("solver.points", "clean for an objective that is not attacked", "adversarial"),
@@ -102,6 +101,12 @@ class AdversarialCoreset(SelectionSettings):
     def represents(self) -> bool:
         """Whether the solver represents the real data beside a pool one by one, instead of matching their sum."""
         return self.target == "real" and find_represent(self.solver) is not None
+
+    @property
+    def row_objective(self) -> Objective:
+        """The objective by whose loss rows are measured and attacked: that of their kind, or the selector's."""
+        gradient = GRADIENTS.get(self.solver.reads or "")
+        return self.objective if gradient is None else gradient.objective or self.objective
 
     @property
     def needs_validation(self) -> bool:
@@ -208,7 +213,7 @@ class AdversarialCoreset(SelectionSettings):
         """
         if rows is not None:
             with distributed.fail_together():
-                _refuse_other_rows(rows, len(call.source))
+                refuse_other_rows(rows, len(call.source))
         measured = measure(self, call, rows)
         device = call.source.device
         with call.ledger.phase("solve", device):
@@ -288,12 +293,3 @@ class AdversarialCoreset(SelectionSettings):
             info=tuple(solution.info),
             events=events,
         )
-
-
-def _refuse_other_rows(rows: Rows, n: int) -> None:
-    """Raise DataError for rows, of n examples, that were measured earlier and cannot be solved for."""
-    if len(rows) != n:
-        raise DataError(must("rows", f"one row for each of the {n} examples", len(rows)))
-    first = find_first_not_finite(rows.squared_norms())
-    if first is not None:
-        raise DataError(f"rows must be finite, got NaN or infinity, first at example {first}; measure them anew")

@@ -44,7 +44,7 @@ def count_work(
     counts : examples of each class. classes, features : outputs and inputs of the head. held_out : examples
     of the goal.
     """
-    passes = len(selector.objective.passes)
+    passes = len(selector.row_objective.passes)
     sizes = [sum(counts)]
     if selector.partition in ("per_class", "per_class_per_gradient"):
         sizes = counts

@@ -85,9 +85,8 @@ def estimate(
     if not has_large_rows(selector):
         return None
     n = sum(counts)
-    passes = len(selector.objective.passes)
+    passes = len(selector.row_objective.passes)
     row_bytes = (classes + features) * passes * itemsize
-    measured = n + held_out if selector.target != "train" else n
     working = 16 * (classes + features + 1) * passes * 512
     size = n  # of the largest problem
     problem = 0
@@ -99,17 +98,16 @@ def estimate(
         working += 2 * min(8 * classes * (features + 1) * min(size, 512), 2**28)  # two tiles of block means
     side = size
     if selector.represents:
-        problem += row_bytes * round(size * (n + held_out) / n)  # the candidates' and the goal's rows, joined
         side = find_side(size, n, held_out)
+        problem += row_bytes * round(size * (n + held_out) / n)  # joined with the goal's
     needed = estimate_memory(selector.solver, side, max(1, round(selector.budget * size)))
     matrix = needed["matrix"]
     if matrix:
-        working += _TILES
         matrix = matrix if itemsize <= 4 else 8 * side * side
-        if problem <= CONVERTED_UP_TO:
-            working += 3 * problem
+        working += _TILES + 3 * problem * (problem <= CONVERTED_UP_TO)
     work = count_work(selector, counts=counts, classes=classes, features=features, held_out=held_out)
-    return Estimate(measured * row_bytes, problem, matrix, needed["solver"], working, work=work)
+    all_rows = row_bytes * (n + held_out * (selector.target != "train"))
+    return Estimate(all_rows, problem, matrix, needed["solver"], working, work=work)
 
 
 def has_large_rows(selector: "AdversarialCoreset") -> bool:

@@ -10,7 +10,7 @@ from advcore.errors import DataError, check_within, require
 from advcore.kinds import find_type_problem
 from advcore.rng import Stream
 from advcore.rows import ALL, Rows
-from advcore.rows.pairwise import use_exact_factors
+from advcore.rows.pairwise import EXACT_UP_TO, use_exact_factors
 from advcore.settings import setting, settings
 from advcore.solvers.base import RowShape, check_problem, weigh_equally
 from advcore.types import Selection
@@ -31,7 +31,7 @@ class RCS:
         that near copies gain less; at 1, n / k times the sum of the picked rows may fill Q and no more.
 
     `info`: `gains`. Ties go to the lower index. Precision: float64. Cost O(n C D) for the products with Q, then, with a
-    curvature, O(n (C + D)) a pick.
+    curvature, O(n (C + D)) a pick, or up to 2048 rows O(n^2 (C + D)) in all and 8 n^2 bytes.
     Reference: Xu et al. 2023 (arXiv 2302.03857), section 3 and algorithm 1, and their code, github
     GodXuxilie/Efficient_ACL_via_RCS. Differs: after a pick, Q is that of a quadratic with the same curvature in all
     directions, where theirs is computed anew, after a new attack, at weights moved by the pick's gradient; rows are of
@@ -65,11 +65,15 @@ class RCS:
         selection = weigh_equally(picks, n)
         return replace(selection, info={**selection.info, "gains": gains.tolist()})
 
+    def memory(self, n: int, k: int) -> dict[str, int]:
+        """Return the bytes taken beside n rows: by the products of all pairs, where these are held."""
+        return {"matrix": 8 * n * n if self.curvature and n <= EXACT_UP_TO else 0, "solver": 0}
+
     def operations(self, n: int, k: int, shape: RowShape) -> float:
         """Return how many multiplications it takes to pick k of n rows."""
         if not self.curvature:
             return n * shape.size
-        return n * shape.size + k * n * shape.product
+        return n * shape.size + (n if n <= EXACT_UP_TO else k) * n * shape.product
 
 
 def _pick_greedily(rows: Rows, k: int, correlations: Tensor, norms: Tensor, curvature: float) -> tuple[Tensor, Tensor]:
@@ -77,13 +81,14 @@ def _pick_greedily(rows: Rows, k: int, correlations: Tensor, norms: Tensor, curv
 
     A pick takes curvature times its products with all rows off their gains.
     """
+    gram = rows.gram() if len(rows) <= EXACT_UP_TO else None
     gains = correlations - curvature / 2 * norms
     picks = []
     picked_gains = []
     for _ in range(k):
         best = gains.argmax()
-        picks.append(best.clone())
+        picks.append(best)
         picked_gains.append(gains[best].clone())
-        gains -= curvature * rows.gram(ALL, best[None])[:, 0]
+        gains -= curvature * (rows.gram(ALL, best[None])[:, 0] if gram is None else gram[:, best])
         gains[best] = -torch.inf
     return torch.stack(picks), torch.stack(picked_gains)

@@ -15,7 +15,7 @@ from advcore.config.load import Change, list_changes
 from advcore.config.run_key import identify
 from advcore.config.schema import RunConfig, SelectionConfig
 from advcore.errors import UserError, format_value
-from advcore.minibatch.base import AttackSubset, UpdateSubset
+from advcore.minibatch.base import AttackSubset, UpdateSubset, is_reattack
 from advcore.minibatch.epoch_subset import EpochSubset
 from advcore.minibatch.uniform import RandomMix, RandomSubset
 from advcore.minibatch.whole_batch import WholeBatch
@@ -170,7 +170,8 @@ def make_random(config: RunConfig) -> tuple[str, RunConfig]:
             rule = RandomMix(p_up=rule.p_up)
     elif isinstance(rule, AttackSubset):
         names.append(f"random minibatch {rule.rho:.4g}")
-        rule = RandomSubset(rho=rule.rho, clean=rule.clean)
+        correction = rule.correction if is_reattack(rule) else "none"
+        rule = RandomSubset(rho=rule.rho, clean=rule.clean, rest=rule.rest, correction=correction)
     return " x ".join(names), replace(config, selection=selection, minibatch=rule)
 
 

@@ -24,11 +24,14 @@ from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.reporting.suite import Results, Table, build_suite_page, list_raw_rows
 from advcore.reporting.suite import build_tables as suite_tables
 from advcore.run.places import check_path, check_writable, remove_empty
+from advcore.suite import needs
 from advcore.suite.baselines import add_baselines
 from advcore.suite.extents import Extents
 from advcore.suite.layout import BASELINES_FILE, list_left_out
+from advcore.suite.problems import find_column_problems
 from advcore.suite.process import Outcome, Watcher, remove_working_files
-from advcore.suite.suite import Run, Suite, list_runs, load, resolve_methods
+from advcore.suite.runs import list_runs
+from advcore.suite.suite import Run, Suite, load, resolve_methods
 
 _BASELINES, _UNSEALED_BASELINES = "advcore-baselines-2", "advcore-baselines-1"
 _FAILURE = "advcore-failure-1"
@@ -61,7 +64,8 @@ def check_suite(file: Path, size: str | None = None, overrides: Sequence[str] = 
     require(*map(_find_seed_problem, changed_settings))
     suite = load(file, size, overrides)
     methods = resolve_methods(suite)
-    require(_find_folder_problem(changed_settings, out))
+    require(_find_folder_problem(changed_settings, out), needs.find_split_problem(suite, methods))
+    require(*find_column_problems(suite.columns, methods))
     folder = (out or suite.records) / (size or "")
     check_path(folder)
     methods = _add_baselines(suite, methods, folder)
@@ -128,7 +132,8 @@ def collect_results(bench: Bench) -> Results:
 
     Raises ConfigError with every record that belongs to other settings, or to an unfinished run.
     """
-    results = Results(reference=bench.suite.reference, without=list_left_out(bench.suite.added))
+    without = list_left_out(bench.suite.added)
+    results = Results(reference=bench.suite.reference, without=without, columns=bench.suite.columns)
     differing: dict[Path, list[str]] = {}
     used: dict[str, dict] = {}
     for run in bench.runs:
@@ -182,23 +187,12 @@ def list_pending(bench: Bench, part: list[Run]) -> list[Run]:
         # A missing or damaged record is no problem: the run itself looks at its states when it continues.
         with contextlib.suppress(CheckpointError):
             differing[files.folder] = list_differences(RunRecord.load(files.begun_record), run.config)
-    require(*_describe_differences(differing), *_find_weights_gone(bench, pending))
+    problems = needs.find_other_scores(needs.list_scorings(bench.suite, bench.methods, pending))
+    weights_gone = needs.find_weights_gone(bench.folder, bench.runs, pending)
+    require(*_describe_differences(differing), *weights_gone, *problems)
     for name in ("", "runs", "failed"):
         check_writable(bench.folder / name)
     return pending
-
-
-def _find_weights_gone(bench: Bench, pending: list[Run]) -> list[SettingProblem]:
-    """Return a problem for each run that needs weights of a run that is done, and whose weights are not there."""
-    records = {(run.method, run.seed): run.locate_files(bench.folder).record for run in bench.runs}
-    problems = {}
-    for run in pending:
-        record = records.get((run.weights_of or "", run.seed))
-        weights = str(run.config.model.weights)
-        if record is not None and record.exists() and not Path(weights).exists():
-            way_out = f"remove {record}, so that it is trained again"
-            problems[record] = must(f"weights of {run.weights_of!r}, seed {run.seed},", "there", weights, way_out)
-    return list(problems.values())
 
 
 def check_data(pending: list[Run]) -> None:
@@ -245,10 +239,14 @@ def execute(
         # A run that leaves nothing removes the folders that it made, while another one may be writing in this one.
         (bench.folder / "runs").mkdir(parents=True, exist_ok=True)
     watching = replace(watcher, on_end=partial(_on_end, bench.folder, ended, watcher))
-    first = [run for run in pending if run.weights_of is None]
+    scorings = needs.list_scorings(bench.suite, bench.methods, pending)
+    for run, outcome in needs.list_unscored(pending, needs.make_scores(scorings, until, watcher)):
+        watcher.on_start(run)
+        watching.on_end(run, outcome)
+    first, others = needs.split_by_needs(pending)
     engine(first, bench.folder, until, watching)
     # Of the others, those whose weights are not there yet wait for the next command.
-    others = [run for run in pending if run.weights_of and Path(str(run.config.model.weights)).exists()]
+    others = [run for run in others if needs.has_weights(run)]
     if others:
         engine(others, bench.folder, until, watching)
     slugs = {run.slug for runs in ended.values() for run in runs}

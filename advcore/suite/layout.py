@@ -6,18 +6,18 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 
-from advcore.config.run_key import WEIGHTS_OF
+from advcore.config.run_key import OF_METHOD
 from advcore.errors import SettingProblem, check, must, require
 
 # The keys of a suite.
 KEYS = (
     *("name", "title", "experiment", "records", "seeds", "vary_split", "set", "methods", "grid", "reference"),
-    *("baselines", "sizes"),
+    *("baselines", "columns", "sizes"),
 )
 # The keys of one of its sizes.
-SIZE_KEYS = ("title", "experiment", "seeds", "set")
+SIZE_KEYS = ("title", "experiment", "seeds", "set", "columns")
 # The keys of a method that are no settings.
-METHOD_KEYS = ("experiment", "grid", "weights_of")
+METHOD_KEYS = ("experiment", "grid", "weights_of", "scores_of")
 # Characters of a method's name: its files are named after it.
 LONGEST = 120
 # Methods of a suite, each combination of a grid counted.
@@ -65,10 +65,12 @@ def list_left_out(added: Collection[str]) -> list[str]:
 
 
 def pick_settings(method: Mapping) -> Settings:
-    """Return the entries of a method that are settings of a run, and `model.weights` where it has `weights_of`."""
+    """Return the entries of a method that are settings of a run, and those that `weights_of` and `scores_of` set."""
     settings = {key: value for key, value in method.items() if key not in METHOD_KEYS}
     if method.get("weights_of") is not None:
-        settings["model.weights"] = f"{WEIGHTS_OF}{method['weights_of']}"
+        settings["model.weights"] = f"{OF_METHOD}{method['weights_of']}"
+    if method.get("scores_of") is not None:
+        settings["selection.solver.scores"] = f"{OF_METHOD}{method['scores_of']}"
     return settings
 
 

@@ -1,8 +1,8 @@
 """The problems of a suite file, each found before any run starts: wrong keys, methods, grids, baselines and sizes."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from advcore.config.schema import NAME
+from advcore.config.schema import NAME, RunConfig
 from advcore.errors import (
     LARGEST_SEED,
     ConfigError,
@@ -13,6 +13,8 @@ from advcore.errors import (
     must,
     suggest_nearest,
 )
+from advcore.evaluation.evaluate import attack_name
+from advcore.reporting.columns import is_named
 from advcore.suite.layout import BASELINES, KEYS, SIZE_KEYS, check_name, expand_grids, list_added, pick_settings
 
 Problems = Iterator[SettingProblem | None]  # None for each check that is passed
@@ -30,6 +32,7 @@ def find_problems(raw: Mapping) -> Problems:
     yield from _check_methods(raw)
     yield from _check_grid(raw.get("grid"), "grid")
     yield from _check_baselines(raw)
+    yield from _check_columns(raw.get("columns"), "columns")
     yield from _check_sizes(raw.get("sizes"))
 
 
@@ -83,6 +86,7 @@ def _check_methods(raw: Mapping) -> Problems:
     for name, method in (methods or {}).items():
         yield from _check_method(name, method, raw)
         yield _check_weights(name, _as_mapping(method), _as_mapping(methods))
+        yield _check_scores(name, _as_mapping(method), _as_mapping(methods))
     if raw.get("grid"):
         yield _check_experiment(raw.get("experiment"), raw, "grid")
     yield _check_reference(raw)
@@ -118,9 +122,28 @@ def _check_weights(name: object, method: Mapping, methods: Mapping) -> SettingPr
     return None
 
 
+def _check_scores(name: object, method: Mapping, methods: Mapping) -> SettingProblem | None:
+    """Return the problem of a method that reads scores of what is no other method, or of one that needs others."""
+    source = method.get("scores_of")
+    if source is None:
+        return None
+    path = f"method {str(name)!r}: scores_of"
+    needs = {"weights_of", "scores_of", "grid"}
+    scored = [other for other, settings in methods.items() if not needs & set(_as_mapping(settings))]
+    if source not in scored:
+        rule = "another method that has no weights_of, scores_of or grid"
+        return must(path, rule, source, suggest_nearest(source, scored))
+    is_free = "selection.solver.scores" not in {*method, *_as_mapping(method.get("grid"))}
+    return check(is_free, path, "left out where selection.solver.scores is given", source)
+
+
 def _check_experiment(experiment: object, raw: Mapping, path: str) -> SettingProblem | None:
     """Return the problem of a method without a run file, unless every size names one."""
     sizes = _as_mapping(raw.get("sizes"))
+    if isinstance(experiment, dict):
+        are_files = all(isinstance(file, str) for file in experiment.values())
+        rule = "a run file, or one for each size"
+        return check(are_files and set(experiment) == set(sizes), f"{path}: experiment", rule, experiment)
     in_every_size = all("experiment" in _as_mapping(size) for size in sizes.values())
     is_right = isinstance(experiment, str) or sizes and in_every_size
     return check(is_right, path, "given an experiment, its own or the suite's", experiment)
@@ -177,6 +200,24 @@ def _check_baselines(raw: Mapping) -> Problems:
         yield must("baselines", rule, baselines, "they are made from the reference; name one")
 
 
+def _check_columns(columns: object, path: str) -> Problems:
+    yield _check_mapping(columns, path, "a mapping of titles to lists of attacks")
+    for title, labels in _as_mapping(columns).items():
+        is_list = isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)
+        yield check(isinstance(title, str) and is_list, f"{path}.{title}", "a list of attacks' names", labels)
+
+
+def find_column_problems(columns: Mapping[str, Sequence[str]], methods: Mapping[str, RunConfig]) -> Problems:
+    """Yield a problem for each label of a column that does not mean one attack of each method's evaluation."""
+    for title, label in ((title, label) for title, labels in columns.items() for label in labels):
+        for name, config in methods.items():
+            attacks = [(attack_name(attack), attack.norm) for attack in config.evaluation.attacks]
+            meant = [attack for attack in attacks if is_named(label, *attack)]
+            names = ", ".join(f"{attack} {norm}" for attack, norm in attacks)
+            rule = f"the name, or name and norm, of one attack that method {name!r} is evaluated by ({names})"
+            yield check(len(meant) == 1, f"columns.{title}", rule, label)
+
+
 def _check_sizes(sizes: object) -> Problems:
     yield _check_mapping(sizes, "sizes", "a mapping of names to what differs")
     for name, size in _as_mapping(sizes).items():
@@ -190,6 +231,7 @@ def _check_size(size: object, path: str) -> Problems:
     settings = _as_mapping(size)
     yield from _check_keys(settings, SIZE_KEYS, "a size", f"{path}.")
     yield from _check_common(settings, f"{path}.")
+    yield from _check_columns(settings.get("columns"), f"{path}.columns")
     for key in ("title", "experiment"):
         if key in settings:
             yield check(isinstance(settings[key], str), f"{path}.{key}", "text", settings[key])

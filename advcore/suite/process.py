@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event
 
 from advcore.config.load import resolve
+from advcore.config.schema import RunConfig
 from advcore.errors import BusyError, UserError
 from advcore.files import write_bytes
 from advcore.register.plugins import list_files
@@ -74,7 +75,6 @@ def attempt(
     does, is not begun. In `folder`/runs, SLUG.yaml receives the settings, SLUG.log the output, and SLUG the record.
     """
     files = run.locate_files(folder)
-    started = time.monotonic()
     if files.record.exists():
         return Outcome("busy")
     try:
@@ -84,10 +84,53 @@ def attempt(
         return Outcome("busy")
     except UserError as error:  # such as a file where its folder must be
         return Outcome("failed", str(error), 2)
-    write_bytes(files.settings, json.dumps(resolve(run.config), indent=1).encode())
-    command = [sys.executable, "-m", "advcore", "run", str(files.settings), *_list_options(files.folder)]
-    with open(files.log, "ab") as output:
-        read_lines = partial(_read_lines, files.log, output.tell())
+    write_bytes(files.settings, _write_settings(run.config))
+    arguments = ["run", str(files.settings), "--out", str(files.folder), "--resume"]
+    return _run_command(arguments, files.log, stop=stop, on_line=on_line, environment=environment)
+
+
+def score_method(
+    config: RunConfig,
+    score: str,
+    path: Path,
+    *,
+    stop: Callable[[], bool],
+    on_line: Callable[[str], None] = ignore,
+    environment: dict[str, str] | None = None,
+) -> Outcome:
+    """Train and score a method by `advcore score` in another process, and return how that ended.
+
+    The file of scores `path` receives its run file and, while it is made, the output beside it. A process that stops
+    keeps nothing. See `attempt` for the rest.
+    """
+    settings = path.with_suffix(".yaml")
+    log = path.with_suffix(".log")
+    write_bytes(settings, _write_settings(config))
+    arguments = ["score", str(settings), "--score", score, "--out", str(path)]
+    outcome = _run_command(arguments, log, stop=stop, on_line=on_line, environment=environment)
+    if outcome.kind == "done":
+        checkpoints.sweep([log])
+    return outcome
+
+
+def _write_settings(config: RunConfig) -> bytes:
+    return json.dumps(resolve(config), indent=1).encode()
+
+
+def _run_command(
+    arguments: Sequence[str],
+    log: Path,
+    *,
+    stop: Callable[[], bool],
+    on_line: Callable[[str], None],
+    environment: dict[str, str] | None,
+) -> Outcome:
+    """Run advcore with these arguments in another process, until it ends or must stop; `log` receives its output."""
+    started = time.monotonic()
+    plugins = [f"--plugin={path}" for path in list_files()]
+    command = [sys.executable, "-m", "advcore", *arguments, *plugins]
+    with open(log, "ab") as output:
+        read_lines = partial(_read_lines, log, output.tell())
         child = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | (environment or {}))
         try:
             stopped = _watch(child, read_lines, stop=stop, on_line=on_line)
@@ -99,10 +142,6 @@ def attempt(
     if stopped or child.returncode in _SIGNALLED:
         return Outcome("stopped", seconds=seconds)
     return Outcome("failed", _explain_failure(read_lines(), child.returncode), child.returncode, seconds)
-
-
-def _list_options(folder: Path) -> list[str]:
-    return ["--out", str(folder), "--resume", *(f"--plugin={path}" for path in list_files())]
 
 
 def _watch(

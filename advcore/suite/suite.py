@@ -2,13 +2,11 @@
 
 import contextlib
 import os
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from advcore.config.load import apply_overrides, from_dict, set_values
-from advcore.config.run_key import WEIGHTS_OF
 from advcore.config.schema import RunConfig
 from advcore.config.yaml_reader import parse_overrides, read
 from advcore.errors import ConfigError, SettingProblem, UserError, check, check_one_of, must, require
@@ -22,6 +20,7 @@ from advcore.suite.layout import (
     pick_settings,
 )
 from advcore.suite.problems import find_problems
+from advcore.suite.splits import choose_vary_split
 
 _SEEDS = (0, 1, 2)
 _MOST_PROBLEMS = 5_000  # of all methods together; after these, no more methods are checked
@@ -40,6 +39,7 @@ class Suite:
     methods : unchecked settings by name, in the order of tables.
     reference : method whose cost and time the others are compared with; None for none.
     added : names of the baselines to add.
+    columns : labels of attacks whose mean accuracy has a column, by its title (`reporting.columns`).
     """
 
     name: str
@@ -51,6 +51,7 @@ class Suite:
     reference: str | None
     added: tuple[str, ...] = ()
     vary_split: bool = False
+    columns: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,17 @@ class RunFiles:
 
 @dataclass(frozen=True)
 class Run:
-    """One method with one seed, which may begin with the weights of the method `weights_of` with the same seed."""
+    """One method with one seed.
+
+    weights_of : the method whose run with the same seed gives the weights to begin with; None for no method.
+    scores_of : the method that was scored, once for all seeds, for the solver to select by; None for no method.
+    """
 
     method: str
     seed: int
     config: RunConfig = field(repr=False)
     weights_of: str | None = None
+    scores_of: str | None = None
 
     @property
     def slug(self) -> str:
@@ -112,10 +118,8 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
     seeds = tuple(of_size.get("seeds") or raw.get("seeds") or _SEEDS)
     shared = (raw.get("set") or {}) | (of_size.get("set") or {})
     usual = {"experiment": of_size.get("experiment", raw.get("experiment"))}
-    sources = {name: usual | method for name, method in expand_grids(raw).items()}
+    sources = {name: usual | _choose_experiment(method, size) for name, method in expand_grids(raw).items()}
     methods = _assemble_settings(sources, shared, overrides, folder=path.parent)
-    if raw.get("vary_split"):
-        _check_no_split(methods)
     count = len(methods) * len(seeds)
     require(check(count <= MOST_RUNS, "methods times seeds", f"at most {MOST_RUNS:,} runs", count))
     reference = raw.get("reference", "full")
@@ -131,16 +135,9 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
         methods=_share_cost(methods, reference),
         reference=reference,
         added=list_added(raw.get("baselines")),
-        vary_split=raw.get("vary_split", False),
+        vary_split=choose_vary_split(raw.get("vary_split"), methods),
+        columns=of_size.get("columns") or raw.get("columns") or {},
     )
-
-
-def _check_no_split(methods: Mapping[str, Settings]) -> None:
-    """Raise ConfigError where a method names the data split that each seed is to have of its own."""
-    data = {name: settings.get("data") for name, settings in methods.items()}
-    fixed = [name for name, section in data.items() if isinstance(section, dict) and "split_seed" in section]
-    rule = "left out, or false, where data.split_seed is set"
-    require(check(not fixed, "vary_split", rule, True, f"{', '.join(fixed[:3])}: data.split_seed would not count"))
 
 
 def _choose_size(raw: Mapping, size: str | None) -> dict:
@@ -151,6 +148,12 @@ def _choose_size(raw: Mapping, size: str | None) -> dict:
     else:
         require(check(size is None, "--size", "left out", size, "the suite has no sizes"))
     return sizes.get(size) or {}
+
+
+def _choose_experiment(method: Settings, size: str | None) -> Settings:
+    """Return a method with the run file of the size, where it names one for each."""
+    experiment = method.get("experiment")
+    return method | {"experiment": experiment[size]} if isinstance(experiment, dict) else method
 
 
 def _assemble_settings(
@@ -245,50 +248,3 @@ def resolve_methods(suite: Suite) -> dict[str, RunConfig]:
             break
     _raise_problems(problems, len(suite.methods))
     return resolved
-
-
-def list_runs(suite: Suite, methods: dict[str, RunConfig], folder: Path | None = None) -> list[Run]:
-    """Return a run for each seed and method: all methods with the first seed, then all with the second, and so on.
-
-    folder : of the suite's records, where a run finds the weights of another; None means the usual one.
-    """
-    folder = folder or suite.records
-    return [
-        _build_run(name, _set_seed(suite, config, seed), folder)
-        for seed in suite.seeds
-        for name, config in methods.items()
-    ]
-
-
-def _set_seed(suite: Suite, config: RunConfig, seed: int) -> RunConfig:
-    if suite.vary_split:
-        config = replace(config, data=replace(config.data, split_seed=seed))
-    return replace(config, seed=seed)
-
-
-def _build_run(name: str, config: RunConfig, folder: Path) -> Run:
-    """Return a run, with the path of the weights of the method that it begins with, if it does."""
-    weights = config.model.weights or ""
-    method = weights.removeprefix(WEIGHTS_OF)
-    if method == weights:
-        return Run(name, config.seed, config)
-    path = locate_weights(method, config.seed, folder)
-    return Run(name, config.seed, replace(config, model=replace(config.model, weights=str(path))), method)
-
-
-def locate_weights(method: str, seed: int, folder: Path) -> Path:
-    """Return the path of a run's last weights below the folder of the suite's records."""
-    return folder / "runs" / make_slug(method, seed) / "checkpoints" / "last.safetensors"
-
-
-def shard(runs: list[Run], part: str | None) -> list[Run]:
-    """Return part i of n, for "i/n" with i from 1: every n-th run; all of them for None.
-
-    Raises ConfigError for a part of any other form.
-    """
-    if part is None:
-        return runs
-    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", part)
-    i, n = map(int, match.groups()) if match else (0, 0)
-    require(check(1 <= i <= n, "--shard", "i/n with i from 1 to n, such as 1/2", part))
-    return runs[i - 1 :: n]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from advcore.minibatch.base import AttackSubset, Seen, UpdateSubset
+from advcore.minibatch.base import AttackSubset, LastVisit, Seen, UpdateSubset
 from advcore.minibatch.epoch_subset import EpochSubset
 from advcore.minibatch.whole_batch import WholeBatch
 from advcore.rows import FactoredRows
@@ -21,7 +21,10 @@ def draw_seen(scale: float = 1.0) -> Seen:
     residuals = scale * torch.randn(SIZE, CLASSES, generator=generator)
     features = scale * torch.randn(SIZE, 5, generator=generator)
     rows = FactoredRows(residuals=(residuals,), features=(features,))
-    return Seen(margins=margins, residuals=residuals, weights=torch.linspace(0.5, 1.5, SIZE), rows=rows)
+    losses = scale * torch.rand(SIZE, generator=generator)
+    visit = LastVisit(losses=losses, changes=losses.flip(0) - losses, ages=torch.arange(SIZE))
+    weights = torch.linspace(0.5, 1.5, SIZE)
+    return Seen(margins=margins, residuals=residuals, weights=weights, rows=rows, last_visit=visit)
 
 
 def draw_losses() -> Tensor:

@@ -113,16 +113,20 @@ class EpochTrainer:
             check()
         if not place.rested:
             with defer_stop():
-                self._add_loss(*self.stepper.finish(self._build_learner()))
-                if self.run.trainer.is_averaged(place.epoch, len(self.plan)):
-                    self._add_to_average()
-                place.rested = True
+                self._finish_steps()
         if self.gate is not None:
             self.gate.look()
         with self.run.out.ledger.undo_on_error():
             rule_facts = self.stepper.summarize(self._build_learner())
         place.entry = self._describe_epoch(len(batches), rule_facts)
         return place.entry
+
+    def _finish_steps(self) -> None:
+        """Take what steps the rule has left, and add the weights to their average if the epoch is averaged."""
+        self._add_loss(*self.stepper.finish(self._build_learner()))
+        if self.run.trainer.is_averaged(self.place.epoch, len(self.plan)):
+            self._add_to_average()
+        self.place.rested = True
 
     def _look_for_underflow(self, batch: Batch) -> None:
         """Say in an event, once in a run, that the gradients of the epoch's last batch underflow in float16."""

@@ -11,7 +11,7 @@ from advcore.data.checks import explain_single_image
 from advcore.data.contract import Source
 from advcore.errors import ConfigError, SettingProblem, check, must
 from advcore.gradients.last_layer import locate_head
-from advcore.minibatch.base import AttackSubset, UpdateSubset, count
+from advcore.minibatch.base import AttackSubset, UpdateSubset, count, is_reattack
 from advcore.minibatch.bullettrain import BulletTrain
 from advcore.minibatch.epoch_subset import EpochSubset
 from advcore.minibatch.free import Free
@@ -19,8 +19,9 @@ from advcore.minibatch.whole_batch import WholeBatch
 from advcore.objectives.base import Objective, is_attacked
 from advcore.training.bullettrain import BulletTrainStepper, find_bullettrain_problem, plan_bullettrain
 from advcore.training.free import FreeStepper, find_free_problem, plan_free
-from advcore.training.loop_settings import LoopSettings
+from advcore.training.loop_settings import LoopSettings, has_remembered_start
 from advcore.training.pruning import EpochSubsetStepper
+from advcore.training.reattack import ReattackStepper
 from advcore.training.step import PlainStepper
 from advcore.training.steppers import AttackSubsetStepper, UpdateSubsetStepper
 from advcore.work import Work
@@ -89,12 +90,15 @@ def build_stepper(
     if isinstance(rule, EpochSubset):
         return EpochSubsetStepper(rule, source.index_count, source.device, batch_size)
     layer = locate_head(model, source, head) if rule.reads == "features" else None
-    return AttackSubsetStepper(rule, source.index_count, source.device, head=layer)
+    stepper = AttackSubsetStepper
+    if is_reattack(rule):
+        stepper = ReattackStepper
+    return stepper(rule, source.index_count, source.device, head=layer)
 
 
 def is_bound(rule: Rule | None) -> bool:
     """Return whether `plan_batch` gives the most passes that a batch may take under the rule, and not their number."""
-    return rule is not None and (rule.needs_validation or isinstance(rule, BulletTrain))
+    return rule is not None and (rule.needs_validation or isinstance(rule, (BulletTrain, EpochSubset)))
 
 
 def refuse_one_image(rule: Rule | None, model: nn.Module, source: Source, smallest: int, *, attack_mode: str) -> None:
@@ -121,6 +125,8 @@ def count_least_images(rule: Rule | None, size: int, attack_mode: str) -> int:
     if rule is None or isinstance(rule, (WholeBatch, EpochSubset)):
         return size
     if isinstance(rule, AttackSubset):
+        if is_reattack(rule) and attack_mode == "eval":
+            return size
         return count(rule.rho, size)
     least = count(rule.least, 2 * size)
     if rule.look == "train":
@@ -161,19 +167,25 @@ def find_rule_problem(
         return must("minibatch.warm_up", f"at most the {epochs} epochs that run", rule.warm_up)
     if isinstance(rule, WholeBatch):
         return get_method(rule).find_problem(rule, attack, training)
-    if (
-        isinstance(rule, AttackSubset)
-        and not rule.single_image
-        and training.normalise == "batch"
-        and rule.correction != "none"
-    ):
-        return must(
-            "minibatch.correction",
-            "none with training.normalise: batch",
-            rule.correction,
-            way_out="normalise: batch divides by the picked weights' own sum, which undoes it",
-        )
+    if isinstance(rule, AttackSubset):
+        return _find_rest_problem(rule, training, attack)
     return None
+
+
+def _find_rest_problem(rule: AttackSubset, training: LoopSettings, attack: Attack | None) -> SettingProblem | None:
+    """Return why a run does not suit what a rule does with the examples that it does not pick; None if it does."""
+    if is_reattack(rule):
+        return check(
+            has_remembered_start(attack) and hasattr(attack, "find_start"),
+            "attack.start",
+            "remembered for a minibatch rule with rest: remembered",
+            getattr(attack, "start", None),
+            way_out="set it, or use a rule with rest: dropped",
+        )
+    if training.normalise != "batch" or rule.correction == "none":
+        return None
+    way_out = "normalise: batch divides by the picked weights' own sum, which undoes it"
+    return must("minibatch.correction", "none with training.normalise: batch", rule.correction, way_out)
 
 
 def _find_weights_problem(normalise: str) -> SettingProblem | None:
@@ -182,10 +194,20 @@ def _find_weights_problem(normalise: str) -> SettingProblem | None:
     return check(normalise != "batch", "training.normalise", "coreset, none or equal with this rule", "batch", way_out)
 
 
-def plan_batch(rule: Rule | None, objective: Objective, attack: Attack | None, size: int, epoch: int) -> Work:
+def count_picked(rule: AttackSubset, known: int) -> int:
+    """Return how many of a batch's `known` examples, with remembered perturbations, are attacked again."""
+    if not known:
+        return 0
+    return count(rule.rho, known)
+
+
+def plan_batch(
+    rule: Rule | None, objective: Objective, attack: Attack | None, *, size: int, epoch: int, unknown: int = 0
+) -> Work:
     """Count the passes of one step, summed over its `size` examples.
 
-    epoch : of the step, from 0. The count is an upper bound where a rule's share adapts to a validation accuracy, or
+    epoch : of the step, from 0. unknown : of how many of the examples nothing is remembered; 0 for a rule with `rest:
+    dropped`, which does not ask. The count is an upper bound where a rule's share adapts to a validation accuracy, or
     the steps of each example to its prediction. A rule over epochs saves nothing within a step; how many steps it saves
     is not known in advance.
     """
@@ -196,9 +218,16 @@ def plan_batch(rule: Rule | None, objective: Objective, attack: Attack | None, s
     if isinstance(rule, WholeBatch):
         return get_method(rule).plan(rule, objective, attack, size)
     if isinstance(rule, AttackSubset):
-        work = count(rule.rho, size) * (attack_work + update_work)
-        if rule.needs_scores(epoch, size):
-            work += Work(forward=size)
+        updated = count(rule.rho, size)
+        if is_reattack(rule):
+            updated = size
+        known = size - unknown
+        picked = count_picked(rule, known)
+        work = (unknown + picked) * attack_work + updated * update_work
+        if is_reattack(rule) and rule.correction != "none" and picked < known:
+            work += picked * _PAIR
+        if rule.needs_scores(epoch, known):
+            work += Work(forward=known)
         if rule.clean:
             work += size * _PAIR
         return work

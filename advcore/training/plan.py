@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass, field
 
+from advcore.adversary import plan_attack
 from advcore.attacks.base import Attack
 from advcore.data.contract import count_chunks
 from advcore.gradients import GRADIENTS
+from advcore.minibatch.base import is_reattack
 from advcore.objectives.base import Objective, is_attacked
 from advcore.objectives.standard import Standard
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.solvers.base import find_scores_file
-from advcore.training.minibatch import plan_batch
+from advcore.training.first_visits import FirstVisits, plan_first_visits
+from advcore.training.minibatch import count_picked, plan_batch
 from advcore.training.prices import Prices
 from advcore.training.trainer import Trainer
 from advcore.types import Facts
@@ -110,8 +113,9 @@ def plan_parts(trainer: Trainer, n: int, held_out: int = 0, pool: int = 0) -> Pl
     """Count the passes that the trainer will take on n training examples, by what they are for.
 
     held_out : how many validation examples there are, for selections that match their gradient. pool : how many images
-    there are in a pool, from which selections then choose. Counts are upper bounds
-    where a minibatch rule adapts, and where weights are averaged (`SWA`) without a BatchNorm that trains.
+    there are in a pool, from which selections then choose. Counts are upper bounds where a minibatch rule adapts, where
+    weights are averaged (`SWA`) without a BatchNorm that trains, and where a rule with `rest: remembered` meets the
+    newcomers of a new coreset (`plan_first_visits`).
     """
     plan = trainer.schedule.plan()
     scoring = NO_WORK
@@ -126,13 +130,13 @@ def plan_parts(trainer: Trainer, n: int, held_out: int = 0, pool: int = 0) -> Pl
         measured = (pool or n) + {"train": 0, "validation": held_out, "real": n}[selector.target]
         selection = selections * measured * plan_selection(selector)
     training = NO_WORK
-    for i, epoch in enumerate(plan):
-        training += _plan_epoch(trainer, i, epoch.action, n)
+    for i, (epoch, visits) in enumerate(zip(plan, plan_first_visits(trainer, n), strict=True)):
+        training += _plan_epoch(trainer, i, trainer.count_examples(epoch.action, n), visits)
     return PlannedWork(training=training, selection=selection, scores=probe + full_epochs * n * scoring)
 
 
-def _plan_epoch(trainer: Trainer, epoch: int, action: str, n: int) -> Work:
-    examples = trainer.count_examples(action, n)
+def _plan_epoch(trainer: Trainer, epoch: int, examples: int, visits: FirstVisits) -> Work:
+    rule = trainer.minibatch
     attack = trainer.attack_at(epoch)
     work = NO_WORK
     if trainer.awp_at(epoch) is not None:
@@ -140,8 +144,13 @@ def _plan_epoch(trainer: Trainer, epoch: int, action: str, n: int) -> Work:
         work += Work(forward=passes, to_weights=passes)
     if trainer.regularizer is not None:
         work += examples * trainer.regularizer.plan()
-    for size, batches in count_chunks(examples, trainer.batch_size).items():
-        work += batches * plan_batch(trainer.minibatch, trainer.objective, attack, size=size, epoch=epoch)
+    sizes = count_chunks(examples, trainer.batch_size)
+    for size, batches in sizes.items():
+        unknown = size * (is_reattack(rule) and visits.are_all)
+        work += batches * plan_batch(rule, trainer.objective, attack, size=size, epoch=epoch, unknown=unknown)
+    if is_reattack(rule) and not visits.are_all:  # each newcomer is attacked beside what the rule picks, at most
+        left = sum(batches * (size - count_picked(rule, size)) for size, batches in sizes.items())
+        work += min(visits.most, left) * plan_attack(trainer.objective, attack)
     if epoch < trainer.head_epochs:
         work = work.train_head()
     if trainer.is_averaged(epoch, trainer.schedule.length):

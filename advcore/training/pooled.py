@@ -10,6 +10,7 @@ from advcore.data.checks import check_labels, count_logits
 from advcore.data.contract import Source
 from advcore.data.pool import Pooled, name_pool
 from advcore.errors import SettingProblem, check, must, require
+from advcore.minibatch.base import is_reattack
 from advcore.minibatch.epoch_subset import EpochSubset
 
 if TYPE_CHECKING:
@@ -29,9 +30,17 @@ def refuse_pool(trainer: "Trainer", model: nn.Module, train: Source) -> None:
     count = train.count_from_pool(size)
     rule = f"a share that leaves each batch of {size} at least one image of the pool, and one that is real"
     over_epochs = isinstance(trainer.minibatch, EpochSubset)
+    later = "images of a pool are first seen in any epoch; use rest: dropped"
     drawn_anew = "a pool's images differ from epoch to epoch; use a rule that works inside batches"
     require(
         check(not over_epochs, "data.pool", "null beside a rule that leaves examples out", "a pool", drawn_anew),
+        check(
+            not is_reattack(trainer.minibatch),
+            "data.pool",
+            "null with a minibatch rule of rest: remembered",
+            "a pool",
+            later,
+        ),
         check(0 < count < size, "data.pool.share", rule, train.share, f"it takes {count} from the pool"),
     )
     if trainer.schedule.budget < 1:

@@ -60,13 +60,16 @@ class AttackSubsetStepper(PlainStepper):
 
         def compute_loss(forward: Forward) -> Tensor:
             loss = factor * learner.loss(forward, x, x_adv, y, weights)
-            if not self.rule.clean:
-                return loss
-            clean = Standard().loss(batch.y, clean=forward(batch.x))
-            return loss + batch.factor * self.rule.clean * reduce_losses(clean, batch.weights, learner.normalise)
+            return self._add_clean_loss(learner, forward, batch, loss)
 
         self._record_picks(picked, batch)
         return learner.update(compute_loss, x.device, batch.where), images
+
+    def _add_clean_loss(self, learner: Learner, forward: Forward, batch: Batch, loss: Tensor) -> Tensor:
+        if not self.rule.clean:
+            return loss
+        clean = Standard().loss(batch.y, clean=forward(batch.x))
+        return loss + batch.factor * self.rule.clean * reduce_losses(clean, batch.weights, learner.normalise)
 
     def _record_picks(self, picked: Picked, batch: Batch) -> None:
         self.entropies.append(picked.entropy)

@@ -17,7 +17,8 @@ from advcore.config.load import load
 from advcore.data.source import Source
 from advcore.errors import AdvcoreError
 from advcore.evaluation.autoattack import AutoAttack
-from advcore.evaluation.evaluate import evaluate, wilson
+from advcore.evaluation.evaluate import evaluate
+from advcore.evaluation.intervals import wilson
 from advcore.reporting.record import RunRecord
 from advcore.run.environment import describe_environment
 from advcore.run.prepare import prepare

@@ -2,14 +2,16 @@
 
 import statistics
 
-from figures import DOCS, RECORDS, between, gap_text, robust
+from figures import DOCS, RECORDS, between, cost_notes, gap_text, robust, unit_of
 
 from advcore import AdversarialCoreset
 from advcore.attacks import LinfPGD
 from advcore.cost import format_gigabytes
 from advcore.files import read_json
 from advcore.objectives import Pgd
+from advcore.reporting.costs import Unit
 from advcore.reporting.record import RunRecord
+from advcore.reporting.spent import SECONDS, format_seconds
 from advcore.reporting.tables import NOTHING, format_mean, to_markdown
 from advcore.selection.memory import estimate
 from advcore.solvers import Craig, GradMatch
@@ -96,6 +98,8 @@ def mean(values: list[float], digits: int) -> str:
 def worth() -> str:
     """How well each solver matches the gradient, and what its models are worth."""
     lines = []
+    compared = {f"{method} {budget}": records(method, budget) for budget in BUDGETS for method in METHODS}
+    unit = unit_of(compared)
     for budget in BUDGETS:
         for method, name in METHODS.items():
             found = records(method, budget)
@@ -108,17 +112,20 @@ def worth() -> str:
                     f"{mean(error, 3)} ({mean(chance, 3)})" if method != "random" else NOTHING,
                     mean(effective, 2),
                     format_mean(robust(found)),
-                    mean([record.relative_cost for record in found], 2),
+                    mean([unit.compare(record) for record in found], 2),
+                    format_seconds(found),
                 )
             )
-    table = to_markdown(("solver", "gradient error (random)", "effective size", "robust, %", "relative cost"), lines)
+    head = ("solver", "gradient error (random)", "effective size", "robust, %", unit.title, SECONDS)
+    table = to_markdown(head, lines)
     full = [record_of("full-pgd-7", seed) for seed in SEEDS]
     beside = [f"{_gain(budget)} at budget {budget}" for budget in BUDGETS]
     told = [
         f"Full training reaches {format_mean(robust(full))} % at cost 1.00. "
         f"Mean ± sample deviation over {len(SEEDS)} seeds.",
-        f"`gradmatch` less `random`, in points, with 95 % intervals over seeds, for {_more_cost():.2f} more cost: "
+        f"`gradmatch` less `random`, in points, with 95 % intervals over seeds, for {_more_cost(unit):.2f} more cost: "
         f"{'; '.join(beside)}.",
+        cost_notes(compared),
     ]
     return "\n\n".join([table, *told])
 
@@ -128,10 +135,10 @@ def _gain(budget: str) -> str:
     return gap_text({method: records(method, budget) for method in ("gradmatch", "random")}, "gradmatch", "random")
 
 
-def _more_cost() -> float:
+def _more_cost(unit: Unit) -> float:
     """What selections cost of full training, more than random subsets do."""
     return statistics.fmean(
-        records("gradmatch", budget)[0].relative_cost - records("random", budget)[0].relative_cost for budget in BUDGETS
+        unit.compare(records("gradmatch", budget)[0]) - unit.compare(records("random", budget)[0]) for budget in BUDGETS
     )
 
 

@@ -2,8 +2,9 @@
 
 import math
 
+from advcore.reporting.costs import choose_unit
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import name_attack, to_markdown
+from advcore.reporting.tables import list_records, name_attack, to_markdown
 
 PAGES = {"cifar10-gpu-trades": "TRADES", "cifar10-gpu-linf": "linf PGD adversarial training"}
 
@@ -32,6 +33,7 @@ def section(found: dict[str, list[RunRecord]], which: str = "last") -> str:
     full = found["full"][0]
     attacks = [name_attack(attack) for attack in full.final[which]["attacks"]]
     rows = []
+    unit = choose_unit(list_records(found))
     for method, (record, *_) in found.items():
         entries, beside = record.final[which]["attacks"], random_of(method, found)
         rows.append(
@@ -42,11 +44,11 @@ def section(found: dict[str, list[RunRecord]], which: str = "last") -> str:
                 "–" if beside is None else gap(entries[0], found[beside][0].final[which]["attacks"][0]),
                 f"{seconds(record):,.0f}",
                 f"{seconds(full) / seconds(record):.2f}",
-                f"{record.relative_cost:.2f}",
+                f"{unit.compare(record):.2f}",
             )
         )
     head = ("method", "clean, %", *(f"{label}, %" for label in attacks), "to full", "to random", "seconds", "speed-up")
-    return to_markdown((*head, "relative cost"), rows)
+    return to_markdown((*head, unit.title), rows)
 
 
 def text(groups: dict[str, dict[str, list[RunRecord]]]) -> str:

@@ -3,15 +3,17 @@
 import statistics
 from collections.abc import Sequence
 
-from figures import Groups, Tested, ask, cost, gap_text, robust, verdict
+from figures import Groups, Tested, ask, cost, cost_notes, gap_text, robust, table, unit_of, verdict
 
 from advcore.reporting.record import RunRecord
+from advcore.reporting.spent import SECONDS, format_seconds
 from advcore.reporting.statistics import compare_all
-from advcore.reporting.tables import NOTHING, compare_methods, format_mean, list_flags, to_markdown
+from advcore.reporting.tables import NOTHING, format_mean, list_flags, to_markdown
 from advcore.reporting.verdicts import describe_varied, explain_test
 
 BASE, CHANCE = "GradMatch", "random"
 
+EASYCORE = "EasyCore, early scores"
 FACTORS = {
     "partition": ["GradMatch, whole", "GradMatch, whole, normalise none", "GradMatch, per batch"],
     "rows": ["GradMatch, bias rows"],
@@ -24,7 +26,7 @@ FACTORS = {
     "period (4 epochs)": ["GradMatch, every epoch", "GradMatch, once"],
     "warm start (0.6)": ["GradMatch, warm start 0.3", "GradMatch, warm start 0.8"],
     "attack of the selection (one step)": ["GradMatch, selected by PGD-7"],
-    "solver": ["CRAIG", "CRAIG, bias rows", "CRAIG, weights dropped", "EasyCore"],
+    "solver": ["CRAIG", "CRAIG, bias rows", "CRAIG, weights dropped", EASYCORE],
 }
 """One factor at a time, beside the base; in brackets, what the base has."""
 OF_CHANCE = ["random, one subset", "random, per batch", "random, every epoch", "random, once"]
@@ -50,14 +52,15 @@ def _row(found: Groups, name: str, beside: Sequence[str]) -> list[str]:
         str(len(records)),
         format_mean(robust(records)),
         *(gap_text(found, name, other) if other != name else NOTHING for other in beside),
-        f"{cost(records):.2f}",
+        f"{cost(found, name):.2f}",
+        format_seconds(records),
         _facts(records, "gradient_error_trained"),
         _facts(records, "effective_sample_size"),
     ]
 
 
 def _table(found: Groups, names: Sequence[str], beside: Sequence[str]) -> str:
-    head = ["method", "seeds", "robust, %", *(f"beside {other}" for other in beside), "relative cost"]
+    head = ["method", "seeds", "robust, %", *(f"beside {other}" for other in beside), unit_of(found).title, SECONDS]
     head += ["gradient error, as trained", "effective sample size"]
     return to_markdown(head, [_row(found, name, beside) for name in names if name in found])
 
@@ -78,7 +81,15 @@ def budgets(found: Groups) -> str:
         for name in names
         if name in found
     ]
-    head = ["method", "seeds", "robust, %", "relative cost", "gradient error, as trained", "effective sample size"]
+    head = [
+        "method",
+        "seeds",
+        "robust, %",
+        unit_of(found).title,
+        SECONDS,
+        "gradient error, as trained",
+        "effective sample size",
+    ]
     lines = [to_markdown([*head, "beside random, same budget"], rows), ""]
     rows = [_row(found, f"shortened to {n}", []) for n in (1, 2, 4) if f"shortened to {n}" in found]
     lines += ["Full data for fewer epochs:", "", to_markdown(head, rows), ""] if rows else []
@@ -119,8 +130,8 @@ SAYS = """- **A selection does what it promises.** The weighted gradient of Grad
   A step sees a batch of 64, whose own gradient is off by more than its length: beside that noise, an error of a few
   hundredths in what the batches come from has nothing to show itself in.
 - **What moves the means most is which examples there are, and how often the model sees new ones.** One random subset
-  for the whole run, only what is easy (EasyCore), what the biases' gradients alone can tell apart, classes that
-  lose their share (`whole`): behind what they stand beside by half a point to four.
+  for the whole run, only what is easy (EasyCore, by scores of the warm epochs), what the biases' gradients alone can
+  tell apart, classes that lose their share (`whole`): behind what they stand beside by half a point to four.
 - **Rescaled weights can be a learning rate in disguise.** With `partition: whole`, GradMatch's weights sum to
   well below N; rescaled to mean 1 they make steps more than twice as long, which comes with a loss of more than two
   points. `training.normalise: none` keeps their scale, and a run now says so where it matters. Per class, the default,
@@ -177,7 +188,9 @@ def text(found: Groups, facts: dict | None) -> str:
     lines += [f"- {question}: {verdict(result)}." for (_, question), result in tested.items()]
     lines += [
         "",
-        _table(found, ["all data", "shortened", CHANCE, OF_CHANCE[-1], BASE, "CRAIG", "EasyCore"], [CHANCE]),
+        _table(
+            found, ["all data", "shortened", CHANCE, OF_CHANCE[-1], BASE, "CRAIG", "EasyCore, early scores"], [CHANCE]
+        ),
         "",
     ]
     lines += ["## One factor at a time", "", factors(found), "## Small budgets", "", budgets(found)]
@@ -186,7 +199,7 @@ def text(found: Groups, facts: dict | None) -> str:
         lines += ["## How long a coreset stands for the data", "", STALE, "", staleness_table(facts), ""]
     flags = list_flags(found, "last")
     lines += [f"Flags: {'; '.join(flags)}.", ""] if flags else []
-    lines += ["## All rows", "", to_markdown(*compare_methods(found, "last")), ""]
+    lines += ["## All rows", "", cost_notes(found, "all data"), "", table(found, "last", "all data"), ""]
     return "\n".join(lines)
 
 

@@ -6,9 +6,13 @@ from pathlib import Path
 
 from advcore.reporting import compare
 from advcore.reporting import front as pareto
+from advcore.reporting.clock import read_clock
 from advcore.reporting.collapse import drop_collapsed
+from advcore.reporting.costs import Unit, choose_unit
 from advcore.reporting.record import RunRecord
+from advcore.reporting.spent import explain_columns
 from advcore.reporting.statistics import Comparison, Difference, Estimate, estimate_mean
+from advcore.reporting.tables import compare_methods, list_records, to_markdown
 from advcore.reporting.verdicts import pair_runs
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
@@ -25,8 +29,30 @@ def robust(records: Sequence[RunRecord]) -> list[float]:
     return [compare.robust_accuracy(record) for record in drop_collapsed(records)]
 
 
-def cost(records: Sequence[RunRecord]) -> float:
-    return statistics.fmean(record.relative_cost for record in records)
+def unit_of(found: Groups) -> Unit:
+    """What the costs of a page are counted in."""
+    return choose_unit(list_records(found))
+
+
+def cost(found: Groups, name: str) -> float:
+    """The relative cost of a method, in the unit of all."""
+    return statistics.fmean(map(unit_of(found).compare, found[name]))
+
+
+def table(found: Groups, which: str = "last", reference: str = "full") -> str:
+    """All methods; with speed-ups over `reference` where seconds can be compared."""
+    return to_markdown(*compare_methods(found, which, against=speed_reference(found, reference)))
+
+
+def speed_reference(found: Groups, reference: str = "full") -> Sequence[RunRecord]:
+    """The records that speed-ups are relative to; none where seconds cannot be compared."""
+    return found.get(reference, ()) if read_clock(found).comparable else ()
+
+
+def cost_notes(found: Groups, reference: str = "full") -> str:
+    """What costs and seconds of such a table are."""
+    shown = reference if speed_reference(found, reference) else None
+    return " ".join(explain_columns(found, shown))
 
 
 def front(found: Groups) -> list[str]:
@@ -52,7 +78,7 @@ def gap_text(found: Groups, method: str, other: str) -> str:
 
 def beside(found: Groups, method: str, other: str) -> str:
     """The difference in words, with costs: a figure, not a verdict."""
-    costs = [found[name][0].relative_cost for name in (method, other)]
+    costs = [cost(found, name) for name in (method, other)]
     return f"{gap_text(found, method, other)} beside {other} (cost {costs[0]:.2f} against {costs[1]:.2f})"
 
 

@@ -1,6 +1,7 @@
 """The page of the main tables: methods in blocks of equal cost, each beside the baselines of its block."""
 
-from figures import Groups, Tested, answers, ask, front, verdict
+import figures
+from figures import Groups, Tested, answers, ask, cost_notes, front, speed_reference, verdict
 
 from advcore.reporting.statistics import compare_all
 from advcore.reporting.tables import compare_methods, list_flags, to_markdown
@@ -33,7 +34,9 @@ QUESTIONS = {
         ("GradMatch, PGD-2, remembered @ 0.15", "random, PGD-2, remembered @ 0.15"),
     ],
     "CRAIG's coreset, beside random subsets of its cost": [(f"CRAIG @ {b}", f"random @ {b}") for b in (0.5, 0.3, 0.15)],
-    "EasyCore's, beside random subsets of its cost": [(f"EasyCore @ {b}", f"random @ {b}") for b in (0.5, 0.3, 0.15)],
+    "EasyCore's with early scores, beside random subsets of its cost": [
+        (f"EasyCore, early scores @ {b}", f"random @ {b}") for b in (0.5, 0.3, 0.15)
+    ],
     "A random subset, beside all data for fewer epochs": [
         (f"random @ {b}", f"shortened @ {b}") for b in (0.5, 0.3, 0.15)
     ],
@@ -80,6 +83,11 @@ its 200 images full training and remembered steps cannot be told apart. Coresets
 subsets by their means, and more than 20 points behind PGD-3 on all data; that EasyCore's are behind is the one
 difference here that is beyond chance. Runs that collapsed are counted apart: they are in no mean and no comparison.
 
+EasyCore stands here with *early scores*: input-gradient norms averaged over the run's own 2 to 5 warm epochs of
+adversarial training, by which it selects class by class, and anew every fourth epoch. The paper's are averaged over the
+whole of a standard training, once, and rank all examples together; the suites `papers/easycore-standard` and
+`papers/easycore-trades` do that, and have not been run yet.
+
 Only the questions below are tested, over all their pairs at once. How each method stands to each baseline of its block
 would be some 170 comparisons more, for which three seeds are too few.
 """
@@ -107,7 +115,8 @@ def table(found: Groups, which: str = "last") -> str:
     """All methods, block by block; for `last`, those on the front in bold."""
     bold = front(found) if which == "last" else []
     names = [name for own in blocks(found).values() for name in own]
-    head, rows = compare_methods({name: found[name] for name in names}, which)
+    ordered = {name: found[name] for name in names}
+    head, rows = compare_methods(ordered, which, against=speed_reference(found))
     rows = [
         (f"**{short(name)}**" if name in bold else short(name), BLOCKS[block(name)], *row[1:])
         for name, row in zip(names, rows, strict=True)
@@ -124,7 +133,8 @@ def test(sections: dict[str, Groups], repeated: Groups) -> Tested:
 def section(title: str, found: Groups, tested: Tested) -> str:
     """One data set."""
     first = next(iter(found.values()))[0]
-    lines = [f"## {title}", "", f"Device {first.environment['device']}. {describe_varied(found)}", "", table(found), ""]
+    lines = [f"## {title}", "", f"Device {first.environment['device']}. {describe_varied(found)} {cost_notes(found)}"]
+    lines += ["", table(found), ""]
     lines += [f"Flags: {told}.\n" for told in ["; ".join(list_flags(found, "last"))] if told]
     lines += [answers(title, found, QUESTIONS, tested), "Checkpoint `best`:", "", table(found, "best"), ""]
     return "\n".join(lines)
@@ -133,9 +143,9 @@ def section(title: str, found: Groups, tested: Tested) -> str:
 def again(found: Groups, tested: Tested) -> str:
     """The runs with other seeds: nothing was chosen by them."""
     lines = ["## Three twentieths again, with six other seeds", ""]
-    lines += ["What the table above suggests was tested on runs that it does not hold.", describe_varied(found), ""]
-    lines += [to_markdown(*compare_methods(found)), "", answers(OTHERS, found, AGAIN, tested)]
-    lines += ["Checkpoint `best`:", "", to_markdown(*compare_methods(found, "best")), ""]
+    lines += ["What the table above suggests was tested on runs that it does not hold.", describe_varied(found)]
+    lines += [cost_notes(found), "", figures.table(found), "", answers(OTHERS, found, AGAIN, tested)]
+    lines += ["Checkpoint `best`:", "", figures.table(found, "best"), ""]
     lines += [f"- {question}: {verdict(tested[AT_BEST, question])}." for question in AGAIN]
     return "\n".join([*lines, ""])
 
@@ -148,5 +158,5 @@ def page(sections: dict[str, Groups], repeated: Groups, strong: dict[str, Groups
     lines += [again(repeated, tested)] if repeated else []
     for title, found in strong.items():
         n = next(iter(found.values()))[0].final["last"]["attacks"][0]["n"]
-        lines += [f"## {title}: {n} images, seed 0", "", AUTOATTACK, "", to_markdown(*compare_methods(found)), ""]
+        lines += [f"## {title}: {n} images, seed 0", "", AUTOATTACK, cost_notes(found), "", figures.table(found), ""]
     return "\n".join(lines)

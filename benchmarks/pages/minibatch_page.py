@@ -3,10 +3,10 @@
 import statistics
 from collections.abc import Mapping
 
-from figures import Groups, Tested, ask, beside, several, verdict
+from figures import Groups, Tested, ask, beside, cost_notes, several, table, verdict
 
 from advcore.reporting.statistics import compare_all
-from advcore.reporting.tables import compare_methods, list_flags, to_markdown
+from advcore.reporting.tables import list_flags
 from advcore.reporting.verdicts import describe_varied, explain_test
 
 BESIDE = {
@@ -63,7 +63,7 @@ def section(title: str, found: Groups, tested: Tested) -> str:
         "",
         f"Mean ± sample deviation over seeds, {n} test images, checkpoint `last`, device {device}.",
     ]
-    lines += ["", to_markdown(*compare_methods(found, "last"))]
+    lines += ["", cost_notes(found), "", table(found)]
     lines += [f"\nFlags: {told}." for told in ["; ".join(list_flags(found, "last"))] if told]
     lines += ["", f"Beyond chance? {describe_varied(found)}", ""]
     lines += [f"- {question}: {verdict(result)}." for (of, question), result in tested.items() if of == title]
@@ -88,7 +88,7 @@ def factors(found: Groups, base: Groups) -> str:
         "The base is rho 0.25 (random: 0.3, which costs the same), warm-up 2, lambda 0.2. `corrected` weights what was"
     ]
     lines += ["drawn by its inverse probability, so that the loss is that of the whole batch in expectation.", ""]
-    lines += [to_markdown(*compare_methods(shown, "last")), ""]
+    lines += [cost_notes(shown), "", table(shown), ""]
     for name in shown:
         rule, factor = name.split(", ")
         other = f"random, {factor}" if f"random, {factor}" in shown else "random, base"
@@ -102,7 +102,7 @@ def page(sections: Mapping[str, Groups], single: str, strong: Groups) -> str:
     tail = ["## AutoAttack, 200 images, seed 0", ""] if strong else []
     for data in dict.fromkeys(name.rsplit(", ", 1)[0] for name in strong):
         own = {name.rsplit(", ", 1)[1]: records for name, records in strong.items() if name.startswith(f"{data}, ")}
-        tail += [f"{data}:", "", to_markdown(*compare_methods(own, "last")), ""]
+        tail += [f"{data}. {cost_notes(own)}", "", table(own), ""]
     tested = test(sections)
     told = [f"{section(title, found, tested)}\n" for title, found in sections.items()]
     return "\n".join([HEAD, f"{explain_test(tested.values())}\n", *told, single, *tail])

@@ -3,10 +3,10 @@
 import statistics
 from collections import Counter
 
-from figures import Groups, Pairs, Tested, answers, ask
+from figures import Groups, Pairs, Tested, answers, ask, cost_notes, table
 
 from advcore.reporting.statistics import compare_all
-from advcore.reporting.tables import compare_methods, iterate_flags, to_markdown
+from advcore.reporting.tables import iterate_flags, to_markdown
 from advcore.reporting.verdicts import describe_varied, explain_test
 from advcore.types import Flag
 
@@ -66,13 +66,13 @@ def test(found: Groups, questions: dict[str, Pairs]) -> Tested:
     return compare_all(ask(SECTION, found, questions))
 
 
-def body(found: Groups, questions: dict[str, Pairs]) -> str:
-    """The tables of both checkpoints, and the answers."""
+def body(found: Groups, questions: dict[str, Pairs], reference: str) -> str:
+    """The tables of both checkpoints, and the answers; `reference`: what speed-ups are relative to."""
     tested = test(found, questions)
     n = next(iter(found.values()))[0].final["last"]["clean"]["n"]
-    lines = [f"Mean ± sample deviation over seeds, {n:,} test images.", ""]
+    lines = [f"Mean ± sample deviation over seeds, {n:,} test images. {cost_notes(found, reference)}", ""]
     for which in ("last", "best"):
-        lines += [f"Checkpoint `{which}`:", "", to_markdown(*compare_methods(found, which)), ""]
+        lines += [f"Checkpoint `{which}`:", "", table(found, which, reference), ""]
         lines += flag_lines(found, which)
     lines += ["## What differs, and whether by chance", "", answers(SECTION, found, questions, tested)]
     return "\n".join([*lines, f"{explain_test(tested.values())} {describe_varied(found)}", ""])
@@ -106,9 +106,10 @@ def finetune_text(found: Groups, search: Groups) -> str:
     ordinary = found["ordinary training, 15 epochs"]
     clean = statistics.fmean(100 * record.final["last"]["clean"]["accuracy"] for record in ordinary)
     rates = ["## Learning rates", "", "5 epochs, seed 0:", "", search_table(search), ""]
-    return "\n".join([FINETUNE_HEAD.format(clean=f"{clean:.1f}"), body(found, FINETUNE), *rates])
+    tables = body(found, FINETUNE, "random weights, 13 epochs")
+    return "\n".join([FINETUNE_HEAD.format(clean=f"{clean:.1f}"), tables, *rates])
 
 
 def recipes_text(found: Groups) -> str:
     """benchmarks/recipes.md."""
-    return f"{RECIPES_HEAD}\n{body(found, RECIPES)}"
+    return f"{RECIPES_HEAD}\n{body(found, RECIPES, 'one step, remembered')}"

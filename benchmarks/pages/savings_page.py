@@ -3,12 +3,14 @@
 import statistics
 from pathlib import Path
 
-from figures import Groups, Tested, answers, ask, cost, front, robust
+import figures
+from figures import Groups, Tested, answers, ask, cost, cost_notes, front, robust, unit_of
 
 from advcore.reporting.statistics import compare_all
-from advcore.reporting.tables import compare_methods, list_flags, to_markdown
+from advcore.reporting.tables import list_flags
 from advcore.reporting.verdicts import describe_varied, explain_test
 
+FULL = "full (PGD-7)"
 QUARTER = 0.2505
 """A quarter of full training, and the rounding of a plan to whole epochs."""
 QUESTIONS = {
@@ -86,16 +88,17 @@ def family(method: str) -> str:
 def table(found: Groups) -> str:
     """All methods, the cheapest first; those on the front in bold."""
     best = front(found)
-    ordered = sorted(found, key=lambda name: cost(found[name]))
-    return to_markdown(*compare_methods({f"**{n}**" if n in best else n: found[n] for n in ordered}, "last"))
+    ordered = sorted(found, key=lambda name: cost(found, name))
+    shown = {name: f"**{name}**" if name in best else name for name in ordered}
+    return figures.table({shown[name]: found[name] for name in ordered}, reference=shown[FULL])
 
 
 def quarter(found: Groups, full: str) -> str:
     """The best at a quarter of the cost, beside full training."""
-    cheap = {name: statistics.fmean(robust(records)) for name, records in found.items() if cost(records) <= QUARTER}
+    cheap = {name: statistics.fmean(robust(records)) for name, records in found.items() if cost(found, name) <= QUARTER}
     order = sorted(cheap, key=cheap.get, reverse=True)
     reached = statistics.fmean(robust(found[full]))
-    told = "; ".join(f"{name} {cheap[name]:.1f} at {cost(found[name]):.2f}" for name in order[:4])
+    told = "; ".join(f"{name} {cheap[name]:.1f} at {cost(found, name):.2f}" for name in order[:4])
     return f"At most a quarter of full training ({reached:.1f} % robust): {told}."
 
 
@@ -113,7 +116,7 @@ def text(found: Groups, lasting: Groups, strong: Groups) -> str:
     lines += [
         f"Mean ± sample deviation over seeds, {n} test images, checkpoint `last`, device {device}; bold: on the front."
     ]
-    lines += ["", table(found), ""]
+    lines += ["", cost_notes(found, FULL), "", table(found), ""]
     lines += [f"Flags: {told}.\n" for told in ["; ".join(list_flags(found, "last"))] if told]
     collapsed = [
         f"{name}, seed {record.config['seed']}: {event['event']}"
@@ -128,13 +131,13 @@ def text(found: Groups, lasting: Groups, strong: Groups) -> str:
     lines += [explain_test(tested.values()), describe_varied(found), "", answers(PARTS, found, QUESTIONS, tested)]
     if lasting:
         lines += ["## Three times the epochs", "", "Costs are relative to full PGD-7 training of the same length.", ""]
-        lines += [to_markdown(*compare_methods(lasting, "last")), "", "Checkpoint `best`:", ""]
-        lines += [to_markdown(*compare_methods(lasting, "best")), ""]
+        lines += [cost_notes(lasting, FULL), "", figures.table(lasting, "last", FULL), "", "Checkpoint `best`:", ""]
+        lines += [figures.table(lasting, "best", FULL), ""]
         lines += [describe_varied(lasting), "", answers(LONG, lasting, LASTING, tested)]
     if strong:
         count = next(iter(strong.values()))[0].final["last"]["clean"]["n"]
         lines += [f"## AutoAttack on the front, {count} images, seed 0", ""]
-        lines += [to_markdown(*compare_methods(strong, "last")), ""]
+        lines += [cost_notes(strong, FULL), "", figures.table(strong, "last", FULL), ""]
     return "\n".join(lines)
 
 
@@ -151,7 +154,7 @@ def draw(found: Groups, path: Path) -> None:
         values = robust(records)
         spread = statistics.stdev(values) if len(values) > 1 else 0
         axes.errorbar(
-            cost(records),
+            cost(found, name),
             statistics.fmean(values),
             yerr=spread,
             color=FAMILIES[family(name)],
@@ -162,9 +165,9 @@ def draw(found: Groups, path: Path) -> None:
         )
     for name in LABELLED:
         if name in found and name not in best:
-            place = cost(found[name]), statistics.fmean(robust(found[name]))
+            place = cost(found, name), statistics.fmean(robust(found[name]))
             axes.annotate(name, place, xytext=(6, -10), textcoords="offset points", fontsize=7, color="dimgray")
-    places = [(cost(found[name]), statistics.fmean(robust(found[name]))) for name in best]
+    places = [(cost(found, name), statistics.fmean(robust(found[name]))) for name in best]
     axes.step(*zip(*places, strict=True), where="post", color="black", linewidth=0.8, linestyle="--")
     for i, (name, place) in enumerate(zip(best, places, strict=True)):
         axes.annotate(name, place, xytext=(4, 9 + 9 * (i % 2)), textcoords="offset points", fontsize=7)
@@ -172,7 +175,7 @@ def draw(found: Groups, path: Path) -> None:
         axes.plot([], [], "o", color=colour, label=name or "all data")
     axes.plot([], [], "*", color="black", markersize=10, label="remembered")
     axes.plot([], [], "--", color="black", label="Pareto front")
-    axes.set(xscale="log", xlabel="relative cost (log)", ylabel="robust accuracy, % (PGD-20)")
+    axes.set(xscale="log", xlabel=f"{unit_of(found).title}, logarithmic", ylabel="robust accuracy, % (PGD-20)")
     axes.set_title("CIFAR-10 (JPEG copies), 4,000 images, small CNN, three seeds", fontsize=10)
     ticks = [0.1, 0.15, 0.25, 0.4, 0.6, 1.0]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -10,13 +10,14 @@ import minibatch_page
 import recipes_page
 import savings_page
 import solver_page
-from figures import BENCHMARKS, DOCS, RECORDS, between
+from figures import BENCHMARKS, DOCS, RECORDS, between, cost_notes, table
 
 from advcore.files import read_json
 from advcore.reporting import verdicts
 from advcore.reporting.record import RunRecord
 from advcore.reporting.statistics import Comparison
-from advcore.reporting.tables import compare_methods, list_flags, to_markdown
+from advcore.reporting.tables import list_flags, to_markdown
+from advcore.reporting.verdicts import describe_varied
 from advcore.suite.layout import make_slug
 from advcore.suite.suite import Suite, load
 
@@ -56,11 +57,13 @@ def text(suite: str) -> str:
     any_one = next(iter(found.values()))[0]
     n, device = any_one.final["last"]["clean"]["n"], any_one.environment["device"]
     lines = [f"# {suite_of(suite).title}", ""]
-    lines += [f"Mean ± sample deviation over seeds, {n} test images, device {device}."]
+    reference = suite_of(suite).reference or ""
+    lines += [f"Mean ± sample deviation over seeds, {n} test images, device {device}. {describe_varied(found)}"]
+    lines += ["", cost_notes(found, reference)]
     for which in ("last", "best"):
-        lines += ["", f"Checkpoint `{which}`:", "", to_markdown(*compare_methods(found, which))]
+        lines += ["", f"Checkpoint `{which}`:", "", table(found, which, reference)]
         lines += [f"\nFlags: {told}." for told in ["; ".join(list_flags(found, which))] if told]
-    rows, note = verdicts.tabulate(found, suite_of(suite).reference or "")
+    rows, note = verdicts.tabulate(found, reference)
     lines += ["", "Differences, checkpoint `last`:", "", to_markdown(verdicts.HEADER, rows), "", note] if rows else []
     return "\n".join([*lines, ""])
 
@@ -112,8 +115,9 @@ def claims() -> dict[tuple[str, str, str], Comparison]:
 def readme_text() -> str:
     """README with its tables renewed."""
     readme = README.read_text()
-    readme = between(readme, "digits", to_markdown(*compare_methods(groups("digits"))))
-    readme = between(readme, "main", main_page.table(groups("main-cifar10")))
+    digits, main = groups("digits"), groups("main-cifar10")
+    readme = between(readme, "digits", f"{table(digits)}\n\n{cost_notes(digits)}")
+    readme = between(readme, "main", f"{main_page.table(main)}\n\n{cost_notes(main)}")
     peers = RECORDS / "solvers" / "peers.json"
     return between(readme, "solvers", solver_page.headline(read_json(peers))) if peers.exists() else readme
 

@@ -9,7 +9,7 @@ from kernels import by_plain_kernels
 from seeds import seeded
 from torch import nn
 
-from advcore import Trainer
+from advcore import Trainer, evaluate
 from advcore.attacks import FGSMMEP, LinfPGD
 from advcore.attacks.fgsm_mep import MomentumMemory
 from advcore.attacks.memory import Memory
@@ -18,7 +18,9 @@ from advcore.data.augment import crop_flip, keep_images
 from advcore.errors import ConfigError
 from advcore.objectives import Pgd
 from advcore.rng import Stream
+from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
+from advcore.solvers import GradMatch
 from advcore.training import SGD
 from advcore.training.step import Learner
 
@@ -185,6 +187,27 @@ def test_epochs_are_judged_by_a_stronger_attack():
     attack = FGSMMEP(eps=EPS)
     assert attack.few_steps and attack.remembers
     assert attack.probe() == LinfPGD(eps=EPS, steps=10)
+
+
+@by_plain_kernels
+def test_a_selection_may_start_from_what_another_attack_left(model, source):
+    selecting = AdversarialCoreset(objective=Pgd(), solver=GradMatch(), attack=FGSMMEP(eps=EPS), budget=0.5)
+    for attack in (LinfPGD(eps=EPS, steps=1, start="remembered"), FGSMMEP(eps=EPS)):
+        trainer = Trainer(
+            objective=Pgd(),
+            attack=attack,
+            schedule=Schedule(epochs=4, budget=0.5, warm_start=0.5, period=2),
+            selector=selecting,
+            optimizer=SGD(lr=0.05),
+            batch_size=32,
+        )
+        assert trainer.fit(copy.deepcopy(model), source, seed=0).coresets
+
+
+def test_it_evaluates_no_model(model, source):
+    with pytest.raises(ConfigError, match=r"^evaluation.attacks.start must be uniform, .* got 'FGSMMEP'$") as caught:
+        evaluate(model, source, [FGSMMEP(eps=EPS)])
+    assert len(caught.value.lines) == 1
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])

@@ -181,6 +181,7 @@ RAW = re.compile(r"\d\.\d{5,}|\bNone\b|\bTrue\b|\bFalse\b|\{'|\('|<\w|tensor\(|P
 def test_no_command_prints_what_only_python_writes(advcore, finished, root, tiny, tmp_path):
     folder, file, changes, told = finished
     sets = [part for change in changes for part in ("--set", change)]
+    sets_of_probes = ["--set", "selection.solver.scores=null", "--set", "selection.probe_epochs=10"]
     state = folder / "checkpoints/last.safetensors"
     suite = tmp_path / "suite.yaml"
     suite.write_text(f"name: toy\nexperiment: {file}\nmethods: {{full: {{selection: null}}}}\nbaselines: false\n")
@@ -189,7 +190,7 @@ def test_no_command_prints_what_only_python_writes(advcore, finished, root, tiny
         ("select", file, "--checkpoint", state, *sets, "--out", tmp_path / "c.npz"),
         ("evaluate", folder),
         ("check", file, *sets, "--cost", "0.3"),
-        ("check", root / "experiments/easycore_trades.yaml"),
+        ("check", root / "experiments/easycore_trades.yaml", *sets_of_probes),
         ("report", folder),
         ("export", folder, "--out", tmp_path / "export"),
         ("list",),

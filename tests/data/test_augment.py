@@ -1,5 +1,7 @@
 """Batched augmentation: what a loop over single images would do, each image with its own draw."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ from advcore.data.augment import (
 )
 from advcore.data.named import Digits
 from advcore.data.randaugment import list_operations
+from advcore.data.rotation import rotate, turn
 from advcore.errors import ConfigError
 from advcore.rng import Stream
 
@@ -140,6 +143,34 @@ def test_color_jitter_is_torchvisions_image_by_image():
     assert grey.shape == (8, 1, 9, 7) and not torch.equal(grey, x[:, :1])
 
 
+def test_a_strength_after_the_colon_is_the_largest_change():
+    x, draw = batch(8), stream(torch.arange(8))
+    weak = build_augmentation("color_jitter:0.25", 3)
+    assert torch.equal(weak(x, draw), color_jitter(x, draw, strength=0.25))
+    assert not torch.equal(weak(x, draw), color_jitter(x, draw))
+    joined = build_augmentation("crop+rotation:40", 3)
+    assert torch.equal(joined(x, draw), rotate(crop(x, draw), draw, strength=40))
+
+
+# ---- rotations ----
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 7), (1, 8, 8), (3, 32, 32)])
+def test_a_rotation_is_torchvisions_image_by_image(shape):
+    x, draw = torch.rand(12, *shape), stream(torch.arange(12))
+    degrees = 60 * draw.child("rotation").uniform((12, 1, 1)).double().flatten() - 30
+    for image, got, angle in zip(x, rotate(x, draw, strength=30), degrees.tolist(), strict=True):
+        assert torch.equal(got, functional.rotate(image, angle))
+    assert degrees.min() < -10 and degrees.max() > 10
+    assert torch.equal(rotate(x, draw, strength=0), x)
+
+
+def test_a_quarter_turn_moves_every_pixel_of_a_square():
+    x = torch.rand(2, 3, 6, 6)
+    quarter = torch.full((2, 1, 1), math.pi / 2, dtype=torch.float64)
+    assert torch.equal(turn(x, quarter), x.rot90(1, (2, 3)))
+
+
 def reference_operations(magnitude):
     """torchvision's operations by its own table, in its order, each with either sign."""
     policy = v2.RandAugment(magnitude=magnitude)
@@ -190,6 +221,11 @@ def test_names_joined_are_applied_one_after_the_other():
     [
         ("crop+cutmix", "augment must be one of none, crop, .*, or several joined by \\+, got 'cutmix'"),
         ("", "augment must be one of none"),
+        ("crop:2", "augment must be without a strength for crop, got 'crop:2'"),
+        ("rotation:200", "augment must be rotation:S with a number S in \\[0, 180\\], got 'rotation:200'"),
+        ("crop+color_jitter:nan", "augment must be color_jitter:S with a number S in \\[0, 1\\], got"),
+        ("rotation:", "augment must be rotation:S"),
+        ("rotation:1+rotation:2", "augment must be names joined by \\+, each once"),
         ("crop+flip+crop", "augment must be names joined by \\+, each once, got 'crop\\+flip\\+crop'"),
     ],
 )

@@ -18,6 +18,8 @@ from advcore.cost import CostLedger
 from advcore.data.source import Pooled, Resident, Source, Streamed
 from advcore.errors import AdvcoreError
 from advcore.files import load_folder, save_folder
+from advcore.gradients.base import MeasurementSettings
+from advcore.gradients.extrapolation import extrapolate_scores
 from advcore.minibatch import RULES
 from advcore.objectives.standard import Pgd
 from advcore.objectives.trades import Trades
@@ -40,6 +42,7 @@ SELECTIONS = {
     "craig, whole": {"solver": SOLVERS["craig"](), "partition": "whole", "budget": 0.3},
     "blocks": {"solver": SOLVERS["gradmatch"](), "partition": "per_batch", "block_size": 10},
     "validation": {"solver": SOLVERS["gradmatch"](), "target": "validation"},
+    "rcs": {"solver": SOLVERS["rcs"](), "target": "validation"},
     "random": {"solver": SOLVERS["random"]()},
     "in full": {"solver": SOLVERS["craig"](), "full_attack": LinfPGD(eps=0.1, steps=6), "full_examples": 20},
 }
@@ -203,6 +206,10 @@ RUNS = {
         objective=Pgd(), attack=LinfPGD(eps=0.1, steps=1), regularizer=GradAlign(weight=0.5)
     ),
     "margin": lambda: trainer(minibatch=RULES["margin"](rho=0.5, warm_up=1)),
+    "attacked again": lambda: selecting(
+        attack=LinfPGD(eps=0.1, steps=2, start="remembered"),
+        minibatch=RULES["mixed"](correction="inverse_probability", loss_change=1.0),
+    ),
     "gradient matching, batch": lambda: selecting(
         minibatch=RULES["gradient_matching"](rho=0.5, warm_up=0), normalise="batch"
     ),
@@ -239,6 +246,15 @@ def pruned() -> dict:
     run = fitted(settings, network(norm=False), listener=listener)
     state = distributed.run_on_first(lambda: states[1])
     return {"run": run, "again": fitted(settings, network(norm=False), resume=state)}
+
+
+def extrapolated() -> dict:
+    ledger = CostLedger()
+    settings = MeasurementSettings(ledger=ledger, chunk_size=16)
+    scores = torch.rand(83, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    measured = extrapolate_scores(network(), images(83), scores, images(50, seed=2), settings, neighbours=4)
+    distributed.merge_ledgers(ledger)
+    return {"rows": measured.rows.matrix.cpu(), "passes": ledger.passes}
 
 
 def resumed() -> dict:
@@ -423,7 +439,7 @@ def parts() -> dict:
     }
 
 
-JOBS = (select, evaluations, one_update, train, pruned, resumed, failures, mistakes, stopped, parts)
+JOBS = (select, evaluations, one_update, train, pruned, extrapolated, resumed, failures, mistakes, stopped, parts)
 
 
 def main(folder: Path) -> None:

@@ -410,7 +410,8 @@ SETTINGS = {
     "minibatch: name": (
         "minibatch",
         "margins",
-        "one of AttackSubset, UpdateSubset, WholeBatch, EpochSubset, such as advcore.minibatch.Margin(...), got 'margins'",
+        "one of AttackSubset, UpdateSubset, WholeBatch, EpochSubset, such as advcore.minibatch.Margin(...), got "
+        "'margins'",
     ),
     "schedule: number": ("schedule", 5, "an object of the class advcore.selection.schedule.Schedule, got 5"),
     "selector: solver": (

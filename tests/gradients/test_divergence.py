@@ -1,6 +1,7 @@
 """Rows of the divergence against autograd, one example at a time; labels unread; ledger, plan and a whole run."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,12 +16,13 @@ from advcore.errors import ConfigError
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import MeasurementSettings
 from advcore.gradients.divergence import Divergence
-from advcore.objectives import Pgd, Standard
+from advcore.objectives import Pgd, Standard, Trades
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow
 from advcore.selection.coreset import AdversarialCoreset
+from advcore.selection.memory import estimate
 from advcore.selection.schedule import Schedule
-from advcore.solvers import RCS
+from advcore.solvers import RCS, GradMatch
 from advcore.training import SGD
 from advcore.training.plan import count_planned_units, plan_work
 from advcore.training.prices import find_prices
@@ -129,3 +131,12 @@ def test_it_is_0_with_a_gradient_of_0_where_predictions_agree():
     loss = Divergence().loss(torch.zeros(3), clean=z, adversarial=z)
     assert torch.allclose(loss, torch.zeros(3), atol=1e-6)
     assert float(torch.autograd.grad(loss.sum(), z)[0].abs().max()) < 1e-6
+
+
+def test_memory_is_planned_for_both_passes():
+    """The run's objective has one pass, the divergence two."""
+    by_rcs = estimate(trainer().selector, counts=[50, 46], classes=4, features=7)
+    by_trades = estimate(
+        replace(trainer().selector, objective=Trades(), solver=GradMatch()), counts=[50, 46], classes=4, features=7
+    )
+    assert by_rcs.rows == by_trades.rows == 96 * (4 + 7) * 2 * 4

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from advcore.errors import ConfigError
 from advcore.minibatch import RULES
-from advcore.minibatch.base import AttackSubset, Picked, Seen, UpdateSubset, count, draw_examples
+from advcore.minibatch.base import AttackSubset, LastVisit, Picked, Seen, UpdateSubset, count, draw_examples
 from advcore.minibatch.gradient_matching import GradientMatching, ResidualNorm, measure_cosines
 from advcore.minibatch.loss_ranked import LossRanked
 from advcore.minibatch.margin import Margin
@@ -64,7 +64,9 @@ def seen(size=8, classes=3, scale=1.0):
     draw = torch.Generator().manual_seed(0)
     margins, residuals, features = (scale * torch.randn(size, *w, generator=draw) for w in ((), (classes,), (5,)))
     rows = FactoredRows(residuals=(residuals,), features=(features,))
-    return Seen(margins, residuals, torch.linspace(0.5, 1.5, size), rows)
+    losses = margins.abs()
+    visit = LastVisit(losses=losses, changes=losses.flip(0) - losses, ages=torch.arange(size))
+    return Seen(margins, residuals, torch.linspace(0.5, 1.5, size), rows, visit)
 
 
 def successive(preferences, k):
@@ -124,7 +126,7 @@ def test_entropy_is_one_where_the_draw_is_uniform(preferences, expected):
 @given(
     preferences=st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=12),
     part=st.floats(0.01, 1),
-    how=st.sampled_from(["multinomial", "top"]),
+    how=st.sampled_from(["multinomial", "systematic", "top"]),
 )
 def test_picks_are_unique_rising_and_their_weights_finite(preferences, part, how):
     size = len(preferences)
@@ -224,7 +226,7 @@ def test_a_random_mix_has_the_shares_asked_for_as_far_as_there_are_images(p_up, 
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("draw", ["multinomial", "top"])
+@pytest.mark.parametrize("draw", ["multinomial", "systematic", "top"])
 @pytest.mark.parametrize("rho", [0.01, 0.25, 0.6, 1.0])
 def test_every_rule_picks_its_share_and_nothing_twice(name, draw, rho):
     rule = RULES[name](rho=rho, draw=draw)
@@ -237,7 +239,7 @@ def test_every_rule_picks_its_share_and_nothing_twice(name, draw, rho):
 @pytest.mark.case("F9")
 @pytest.mark.parametrize("name", ATTACKS)
 def test_preferences_stay_above_zero_and_finite_at_any_logits(name):
-    rule = RULES[name]()
+    rule = RULES[name](rho=0.25)
     for scale in (0.0, 1e-20, 1.0, 1e8):
         batch = seen(scale=scale)
         if rule.reads:
@@ -248,7 +250,7 @@ def test_preferences_stay_above_zero_and_finite_at_any_logits(name):
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_corrected_weights_are_bounded_and_uniform_draws_have_none(name):
-    rule = RULES[name](correction="inverse_probability", rho=0.1)
+    rule = RULES[name](correction="inverse_probability", draw="multinomial", rho=0.1)
     batch = seen(20)
     uniform = every_epoch(lambda numbers: rule.pick(None, numbers), 20, 200)
     assert uniform.weights.tolist() == [[1.0, 1.0]] * 200
@@ -267,7 +269,7 @@ def test_a_corrected_rule_is_unbiased_with_its_share_of_uniform_draws(name):
 @pytest.mark.parametrize("name", ATTACKS)
 def test_nothing_is_scored_in_the_warm_up_nor_where_all_are_picked(name):
     rule = RULES[name](warm_up=2)
-    assert not rule.needs_scores(1, 8) and rule.needs_scores(2, 8) == (rule.reads is not None)
+    assert not rule.needs_scores(1, 8) and rule.needs_scores(2, 8) == (rule.reads in ("logits", "features"))
     assert not RULES[name](rho=1.0, warm_up=0).needs_scores(5, 8)
 
 
@@ -303,6 +305,11 @@ def test_a_share_out_of_range_is_one_line(name, value):
         ("loss_ranked", {"look": "both"}),
         ("loss_ranked", {"queue": True, "look": "train"}),
         ("random_mix", {"adversarial": 2}),
+        ("random", {"rest": "forgotten"}),
+        ("oldest", {"rest": "dropped"}),
+        ("oldest", {"correction": "inverse_probability"}),  # its draw is the top
+        ("mixed", {"loss_change": -1}),
+        ("mixed", {"low_confidence": 0, "oldest": 0}),
         ("free", {"replays": 0}),
         ("free", {"step": 0}),
         ("bullettrain", {"robust_steps": -1}),

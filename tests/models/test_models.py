@@ -5,6 +5,7 @@ import torch
 from examples import build_example
 from seeds import seeded
 from torch import nn
+from torch.nn import functional as F
 
 from advcore.errors import ConfigError
 from advcore.models import MODELS
@@ -70,6 +71,18 @@ def test_the_usual_models_take_the_usual_images(name, shape):
 )
 def test_parameter_counts_are_those_of_the_field(name, parameters):
     assert count(on_meta(name)) == parameters
+
+
+def test_the_network_of_selective_at_is_their_layers_written_out():
+    model, x = real("mnist_cnn", shape=(1, 28, 28)), images(3, (1, 28, 28))
+    conv1, conv2, hidden, head = (layer for layer in model if hasattr(layer, "weight"))
+    assert conv1.weight.shape == (32, 1, 3, 3) and conv2.weight.shape == (64, 32, 3, 3)
+    assert hidden.weight.shape == (128, 9216) and head.weight.shape == (10, 128)
+    pooled = F.max_pool2d(conv2(conv1(x).relu()).relu(), 2)
+    with torch.no_grad():
+        assert torch.allclose(model(x), head(hidden(pooled.flatten(1)).relu()), atol=1e-6)
+    with pytest.raises(ConfigError, match="model.name must be another network for images below 6 x 6 pixels"):
+        on_meta("mnist_cnn", shape=(1, 5, 8))
 
 
 @pytest.mark.parametrize("name", RESNETS)

@@ -211,6 +211,30 @@ def test_an_example_without_a_gradient_has_no_penalty_and_passes_none_on():
     assert torch.isfinite(gradient).all() and not gradient[[1, 3]].any() and gradient[0].any()
 
 
+class Attention(nn.Module):
+    """Rows of an image look at each other, by torch's fused kernels where they may be."""
+
+    def __init__(self):
+        super().__init__()
+        self.query = nn.Linear(8, 8)
+        self.head = nn.Linear(64, 4)
+
+    def forward(self, x):
+        rows = self.query(x)
+        return self.head(F.scaled_dot_product_attention(rows, rows, rows).flatten(1))
+
+
+@pytest.mark.parametrize("autocast", ["none", "bfloat16"])
+def test_attention_and_half_precision_are_differentiated_twice(source, autocast):
+    with seeded():
+        net = Attention()
+    made = build_trainer(regularizer=GradAlign(), speed=Speed(autocast=autocast))
+    before = net.query.weight.detach().clone()
+    out = made.fit(net, source, seed=0)
+    assert out.ledger.sum_flops() == find_prices(made, net, source).price(plan_work(made, len(source)))
+    assert torch.isfinite(net.query.weight).all() and not torch.equal(net.query.weight, before)
+
+
 # ---- what holds for all ----
 
 

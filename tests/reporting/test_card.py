@@ -94,8 +94,9 @@ def test_only_robustbenchs_own_data_and_norms_are_offered_to_it():
     found.config["data"] = {"name": "svhn", "path": "/home/me/data"}
     assert "benchmark(" not in write_card(found, "last", 1, FACTS)
     found.config["data"] = {"name": "cifar10", "path": "/home/me/data"}
-    found.config["attack"] = {"name": "n_fgsm", "eps": 8 / 255}
-    assert 'dataset="cifar10", threat_model="Linf"' in write_card(found, "last", 1, FACTS)
+    for name in ("n_fgsm", "fgsm_mep"):
+        found.config["attack"] = {"name": name, "eps": 8 / 255}
+        assert 'dataset="cifar10", threat_model="Linf"' in write_card(found, "last", 1, FACTS)
     found.config["attack"] = {"name": "lpa", "eps": 0.2}
     page = write_card(found, "last", 1, FACTS)
     assert "benchmark(" not in page and "in units of its own" in page and "51/255" not in page

@@ -456,7 +456,7 @@ def test_costs_relative_to_different_things_are_flagged():
     other = seeded(0, 0.5, attack={"steps": 3})
     other.reference["units"] = 20_000
     page = render(build_runs_page("x", [Run("a-s0", seeded(0)), Run("b-s0", other)]))
-    assert "relative to different references (10,000, 20,000 passes)" in page
+    assert "relative to different references (10,000 passes, 20,000 passes)" in page
     assert "relative to different references" not in render(build_runs_page("x", [Run("a-s0", seeded(0))]))
 
 

@@ -76,5 +76,5 @@ def test_numbers_agree_with_what_they_count(reference, text):
 def test_a_comparison_gives_mean_and_sample_deviation_over_seeds():
     header, rows = compare_methods({"a": [record(0.9), record(0.8)], "b": [record(0.7, 0.25)]})
     text = to_markdown(header, rows)
-    assert "| a | 2 | 99.0 ± 0.0 | 85.0 ± 7.1 | 0.50 | 0.020 (0.500) |" in text
-    assert "| b | 1 | 99.0 | 70.0 | 0.25 | 0.020 (0.500) |" in text
+    assert "| a | 2 | 99.0 ± 0.0 | 85.0 ± 7.1 | 0.50 | 2.0 | 0.020 (0.500) |" in text
+    assert "| b | 1 | 99.0 | 70.0 | 0.25 | 2.0 | 0.020 (0.500) |" in text

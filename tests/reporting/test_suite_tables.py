@@ -44,12 +44,12 @@ def test_a_row_a_method_and_one_for_what_failed_or_is_missing(results):
     last, best = build_tables(results, "a title")
     assert (last.caption, best.caption) == ("a title: checkpoint last", "a title: checkpoint best")
     assert last.header == (
-        "method", "seeds", "clean, %", "robust, % (linf 0.1, PGD-50 x 3)", "relative cost", "speed-up (cost)",
-        "speed-up (seconds)", "gradient error (random)",
+        "method", "seeds", "clean, %", "robust, % (linf 0.1, PGD-50 x 3)", "relative cost (passes)", "seconds",
+        "speed-up (passes)", "speed-up (seconds)", "gradient error (random)",
     )  # fmt: skip
     assert last.rows == [
-        ("full", "2", "99.0 ± 0.0", "55.0 ± 7.1", "1.00", "1.00", "1.00", "0.020 (0.500)"),
-        ("half † ‡", "1", "99.0", "40.0", "0.50", "2.00", "4.00", "0.020 (0.500)"),
+        ("full", "2", "99.0 ± 0.0", "55.0 ± 7.1", "1.00", "8.0", "1.00", "1.00", "0.020 (0.500)"),
+        ("half † ‡", "1", "99.0", "40.0", "0.50", "2.0", "2.00", "4.00", "0.020 (0.500)"),
         ("half, seed 1: failed: loss is | nan",),
         ("quarter: missing, seed 0, 1",),
     ]
@@ -58,14 +58,19 @@ def test_a_row_a_method_and_one_for_what_failed_or_is_missing(results):
         "‡ flagged as weak, not to be trusted: half: 3 steps.",
     ]
     told = " ".join(last.notes)
-    assert "100 test images" in told and "all runs on cpu, 1 thread" in told and "leaves out" in told and "FAT" in told
+    assert (
+        "100 test images" in told
+        and "all runs on one kind of machine, cpu, 1 thread" in told
+        and "leaves out" in told
+        and "FAT" in told
+    )
 
 
 def test_seconds_are_compared_on_one_machine_only(results):
     results.add("quarter", 2, one(0.3, 0.25, 1.0, device="another"))
     table = build_tables(results, "")[0]
-    assert "speed-up (seconds)" not in table.header and "speed-up (cost)" in table.header
-    assert "several machines (another, cpu)" in " ".join(table.notes)
+    assert "speed-up (seconds)" not in table.header and "speed-up (passes)" in table.header
+    assert "several machines (they differ in device)" in " ".join(table.notes)
     results.entries[-1].record.environment |= {"device": "cpu", "threads": 2}
     assert "speed-up (seconds)" not in build_tables(results, "")[0].header
 
@@ -77,7 +82,7 @@ def test_a_run_on_other_data_is_told(results):
             entry.record.data = {"hash": {"train": "images ab", "test": "images cd"}}
     assert "same data" not in " ".join(build_tables(results, "")[0].notes)
     results.entries[2].record.data = {"hash": {"train": "images ef", "test": "images cd"}}
-    notes = [note for note in build_tables(results, "")[0].notes if "data" in note]
+    notes = [note for note in build_tables(results, "")[0].notes if "same data" in note or "train data" in note]
     told = "Not of the same train data, although the settings of the data are the same: full (ab); half (ef)."
     assert notes == [told]
 
@@ -90,14 +95,14 @@ def test_speed_ups_count_passes_where_full_trainings_differ(results):
     other.reference = {"units": 300}
     results.add("quarter", 2, other)
     table = build_tables(results, "")[0]
-    speed = table.header.index("speed-up (cost)")
+    speed = table.header.index("speed-up (passes)")
     assert [row[speed] for row in table.rows if row[0] == "quarter"] == ["0.67"]
     assert any(note.startswith("Relative costs are each relative to") for note in table.notes)
 
 
 def test_without_the_reference_there_are_no_speed_ups(results):
     none = dataclasses.replace(results, reference=None)
-    assert "speed-up (cost)" not in build_tables(none, "")[0].header
+    assert "speed-up (passes)" not in build_tables(none, "")[0].header
     lost = dataclasses.replace(results, reference="gone")
     assert "gone, which the others are set beside, has no record" in " ".join(build_tables(lost, "")[0].notes)
 
@@ -124,7 +129,7 @@ def test_attacks_that_only_some_runs_met_have_columns_of_their_own():
 def test_markdown_keeps_its_columns(results):
     text = build_tables(results, "t")[0].markdown()
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {9}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {10}
     assert to_markdown(("a", "b"), [("x|y",)]).splitlines()[-1] == r"| x\|y |  |"
 
 
@@ -205,4 +210,4 @@ def test_html_is_one_well_formed_page_that_needs_no_other(results):
     assert all(one.startswith(("#", "data:")) for one in addresses)
     assert "prefers-color-scheme: dark" in text and "width=device-width" in text
     spans = [attributes for tag, attributes in parser.seen if "colspan" in attributes]
-    assert [one["colspan"] for one in spans] == ["2", "8", "8", "8", "8"]
+    assert [one["colspan"] for one in spans] == ["2", "9", "9", "9", "9"]

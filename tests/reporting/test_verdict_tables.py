@@ -4,7 +4,14 @@ import pytest
 from reporting.test_report import entry, final, record, words
 
 from advcore.reporting.collapse import has_collapsed
-from advcore.reporting.compare import Run, find_data_differences, find_repeats, group_runs, summarize_methods
+from advcore.reporting.compare import (
+    Run,
+    find_data_differences,
+    find_repeats,
+    group_runs,
+    split_into_blocks,
+    summarize_methods,
+)
 from advcore.reporting.front import find_front
 from advcore.reporting.page import render
 from advcore.reporting.runs_page import build_runs_page
@@ -78,7 +85,10 @@ def test_runs_are_paired_by_seed_and_data_split():
     assert one == Difference(pytest.approx(20), 0, 1) and two == Difference(pytest.approx(20), 1, 0)
     assert compare_pairs({"a": first}, [("a", "b"), ("b", "a")]) == {}
     assert describe_varied({"a": first}) == "Seeds 0, 1; data splits 0, 1."
-    assert describe_varied({"a": first[:1]}).startswith("Seeds 0, all on data split 0:")
+    assert describe_varied({"a": [run(seed, 0.5, split=seed) for seed in range(3)]}) == (
+        "Seeds 0-2, each with a data split of its own."
+    )
+    assert describe_varied({"a": first[:1]}).startswith("Seed 0, all on data split 0:")
 
 
 def test_runs_of_one_method_may_differ_in_their_data_split():
@@ -90,6 +100,17 @@ def test_runs_of_one_method_may_differ_in_their_data_split():
     assert find_data_differences({"a": [one.record for one in runs]}) == []
     again = [*runs, Run("a-s2", run(0, 0.5, split=1))]
     assert find_repeats(again) == {"a-s2": "a-s1"}
+
+
+def test_test_images_that_vary_with_the_split_are_one_block():
+    runs = [Run(f"a-s{split}", run(split, 0.5, split=split)) for split in (0, 1)]
+    for one, text in zip(runs, ("images ab", "images cd"), strict=True):
+        one.record.data = {"hash": {"train": text, "test": text}}
+    (block,) = split_into_blocks({"a": runs})
+    assert len(block.groups["a"]) == 2
+    other = Run("b-s0", run(0, 0.5))
+    other.record.data = {"hash": {"train": "images ab", "test": "images ef"}}
+    assert len(split_into_blocks({"a": runs, "b": [other]})) == 3
 
 
 def test_a_coreset_stands_beside_the_reference_and_random_subsets_of_its_cost_and_attack():

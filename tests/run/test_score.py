@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from advcore.reporting.record import RunRecord
 from advcore.rng import Stream
 from advcore.run.build import build_trainer
 from advcore.run.prepare import prepare
+from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.training.progress import Listener
 
@@ -46,7 +48,7 @@ def test_scores_of_one_architecture_choose_the_coreset_of_another_and_the_record
     assert scores.score == "input_norm" and scores.epochs == 3 and len(scores.values) == 72
     assert scores.sha256 in said.replace("│", "").replace("\n", "") and str(out) in said
 
-    wider = ["--set", "model.width=6", "--set", "selection.probe_epochs=0", "--set", f"selection.solver.scores={out}"]
+    wider = ["--set", "model.width=6", "--set", f"selection.solver.scores={out}"]
     code, _, err = advcore("run", "easycore_trades.yaml", *wider, "--out", tmp_path / "run")
     assert code == 0, err
     record = RunRecord.load(tmp_path / "run/record.json")
@@ -57,6 +59,51 @@ def test_scores_of_one_architecture_choose_the_coreset_of_another_and_the_record
     easiest = scores.indices[scores.values.argsort(stable=True)[:36]].tolist()
     (path,) = (tmp_path / "run/coresets").glob("*.npz")
     assert sorted(Coreset.load(path).indices.tolist()) == sorted(easiest)
+
+
+def sum_input_norms(config) -> torch.Tensor:
+    """Train, and after each epoch take the norm of the loss's gradient with respect to each image alone: their sums."""
+    prepared = prepare(config, scores=False)
+    source = prepared.data.train
+    sums = torch.zeros(len(source), dtype=torch.float64)
+
+    def measure_each(model):
+        model.eval()
+        for i in range(len(source)):
+            _, x, y = next(source.batches([torch.tensor([i])]))
+            x = x.clone().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(F.cross_entropy(model(x), y), x)
+            sums[i] += gradient.double().norm()
+        model.train()
+
+    trainer = replace(prepared.trainer, schedule=Schedule(epochs=config.training.epochs), selector=None)
+    listener = Listener(on_model=measure_each)
+    trainer.fit(prepared.model, source, seed=config.seed, augment=prepared.data.augment, listener=listener)
+    return sums
+
+
+def test_easycore_keeps_the_smallest_average_input_gradients_of_standard_training_chosen_once(
+    advcore, root, tiny, tmp_path
+):
+    """As the abstract has it: AIGN is averaged over the training of one network, once; runs of other seeds read it."""
+    out = tmp_path / "aign.npz"
+    code, _, err = advcore("score", "easycore_standard.yaml", "--set", "attack=null", "--out", out)
+    assert code == 0, err
+    scores = Scores.load(out)
+    sums = sum_input_norms(load(root / "experiments/easycore_standard.yaml", [*tiny, "attack=null"]))
+    assert (scores.objective, scores.epochs) == ("standard", 3) and torch.allclose(scores.values, sums / 3)
+
+    easiest = set(scores.indices[sums.argsort(stable=True)[: len(sums) // 2]].tolist())
+    for seed in (0, 1):
+        folder = tmp_path / f"run{seed}"
+        use = ["--set", f"seed={seed}", "--set", f"selection.solver.scores={out}", "--out", folder]
+        code, _, err = advcore("run", "easycore_trades.yaml", *use)
+        assert code == 0, err
+        record = RunRecord.load(folder / "record.json")
+        assert [selection["partition"] for selection in record.selections] == ["whole"]
+        assert record.pretraining["passes"] == scores.passes and record.ledger["scoring"]["forward"] == 0
+        (path,) = (folder / "coresets").glob("*.npz")
+        assert set(Coreset.load(path).indices.tolist()) == easiest
 
 
 def count_successes(config) -> torch.Tensor:

@@ -75,7 +75,7 @@ def test_our_models_name_their_family_and_others_are_of_none(table):
     assert families == {
         "small_cnn": "small_cnn", "alexnet_cifar": "alexnet", "resnet18": "resnet", "resnet50": "resnet",
         "preact_resnet18": "preact_resnet", "wide_resnet28_10": "wide_resnet", "wide_resnet34_10": "wide_resnet",
-        "timm": None,
+        "mnist_cnn": None, "timm": None,
         "torchvision": None,
     }  # fmt: skip
     small = MODELS["small_cnn"](width=2).build(4, shape)

@@ -177,7 +177,7 @@ def radius_with(model, data):
 
 
 READ_GRADIENTS = [name for name, kind in SOLVERS.items() if kind().reads in ("last_layer", "divergence", None)]
-JUDGED = [name for name in ATTACKS if not small(name).training_only]
+JUDGED = [name for name in ATTACKS if not (small(name).training_only or small(name).remembers)]
 PUBLIC = {
     **{f"evaluate {name}": lambda m, d, name=name: evaluate(m, d, [small(name)], batch_size=8) for name in JUDGED},
     "evaluate with checks": lambda m, d: evaluate(m, d, [ATTACK], checks=True, keep_examples=True),

@@ -9,6 +9,7 @@ import torch
 from advcore.errors import ConfigError, DataError
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
+from advcore.solvers import rcs
 from advcore.solvers.rcs import RCS
 
 
@@ -86,6 +87,17 @@ def test_blocks_are_picked_by_their_means(curvature):
     one, other = (RCS(curvature=curvature)(rows, 2, generator=stream(4)) for rows in (blocks, dense))
     assert torch.equal(one.indices, other.indices)
     assert one.info["gains"] == pytest.approx(other.info["gains"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_rows_whose_products_are_not_held_are_picked_alike(seed, monkeypatch):
+    rows = FactoredRows(residuals=(draw(40, 3, seed=seed),), features=(draw(40, 4, seed=seed + 9),))
+    held = RCS()(rows, 15, generator=stream(40))
+    monkeypatch.setattr(rcs, "EXACT_UP_TO", 10)
+    free = RCS()(rows, 15, generator=stream(40))
+    assert torch.equal(held.indices, free.indices)
+    assert held.info["gains"] == pytest.approx(free.info["gains"])
+    assert RCS().memory(11, 3) == {"matrix": 0, "solver": 0} and RCS().memory(10, 3)["matrix"] == 800
 
 
 @pytest.mark.parametrize("curvature", [-0.1, 1.1, float("nan")])

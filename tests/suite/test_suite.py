@@ -13,7 +13,9 @@ from advcore.reporting.record import RunRecord
 from advcore.suite import layout as suite_file
 from advcore.suite import suite as suites
 from advcore.suite.layout import BASELINES, expand_grids, list_added, list_left_out, make_slug
-from advcore.suite.suite import list_runs, load, resolve_methods, shard
+from advcore.suite.runs import list_runs, shard
+from advcore.suite.splits import choose_vary_split
+from advcore.suite.suite import load, resolve_methods
 
 EXPERIMENT = "experiments/trades_gradmatch.yaml"
 
@@ -30,13 +32,14 @@ def suite(root, tmp_path):
     return made
 
 
-def test_the_split_of_the_data_varies_with_the_seed_where_the_suite_says_so(suite):
+def test_the_split_of_the_data_varies_with_the_seed_unless_the_suite_says_no(suite):
     text = "seeds: [3, 1]\nreference: null\nbaselines: false\nmethods: {half: {}}\n"
-    splits = {}
-    for vary in ("", "vary_split: true\n"):
+    fixed, varied = [(3, 0), (1, 0)], [(3, 3), (1, 1)]
+    for vary, expected in (("", varied), ("vary_split: true\n", varied), ("vary_split: false\n", fixed)):
         one = suite(text + vary)
-        splits[vary] = [(run.seed, run.config.data.split_seed) for run in list_runs(one, resolve_methods(one))]
-    assert list(splits.values()) == [[(3, 0), (1, 0)], [(3, 3), (1, 1)]]
+        assert [(run.seed, run.config.data.split_seed) for run in list_runs(one, resolve_methods(one))] == expected
+    one = suite(text + "set: {data.split_seed: 2}\n")
+    assert {run.config.data.split_seed for run in list_runs(one, resolve_methods(one))} == {2}
     with pytest.raises(ConfigError) as caught:
         suite(text + "vary_split: 2\n")
     assert str(caught.value) == "vary_split must be true or false, got 2"
@@ -46,6 +49,22 @@ def test_the_split_of_the_data_varies_with_the_seed_where_the_suite_says_so(suit
         "vary_split must be left out, or false, where data.split_seed is set, got True; "
         "half: data.split_seed would not count"
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"selection": {"solver": {"name": "random", "scores": None}}}, True),
+        ({"selection": None, "model": {"weights": "of method full"}}, True),
+        ({"selection": {"solver": {"name": "aign", "scores": "scores.npz"}}}, False),
+        ({"model": {"name": "small_cnn", "weights": "trained.safetensors"}}, False),
+        ({"data": {"split_seed": 0}}, False),
+        ({"data": "digits"}, True),
+    ],
+)
+def test_what_is_of_one_data_split_binds_the_suite_to_it(settings, expected):
+    assert choose_vary_split(None, {"full": {"selection": None}, "one": settings}) is expected
+    assert choose_vary_split(False, {"one": settings}) is False
 
 
 def test_methods_are_the_experiment_with_the_suites_the_sizes_and_their_own_changes(suite):

@@ -81,6 +81,13 @@ def test_a_margin_rule_costs_029_and_its_steps_are_shortened(base, added):
     assert found["fewer steps (1, 7 epochs)"].training.epochs == 7
 
 
+def test_the_random_twin_of_a_rule_trains_the_rest_as_the_rule_does(base, added):
+    rule = {"name": "mixed", "rho": 0.4, "correction": "inverse_probability"}
+    found = added({"attack.start": "remembered", "minibatch": rule}, ("random",))
+    (twin,) = found.values()
+    assert twin.minibatch == RandomSubset(rho=0.4, clean=0, rest="remembered", correction="inverse_probability")
+
+
 def test_what_choosing_costs_is_what_random_of_equal_cost_spends(base, added):
     """59 % of 128 examples are 75; a margin rule's looks pay for random to attack 18 of 64 instead of 12."""
     (one,) = added({"selection": HALF}, ("random_of_cost",)).values()
@@ -262,10 +269,10 @@ def test_a_cost_that_nothing_has_is_told_with_the_methods_name(added):
 @pytest.mark.slow
 def test_the_papers_suites_on_digits_can_be_planned(root):
     """Every one whose small version is on digits, with baselines at its costs."""
-    sizes = 1294, 143
+    extent = Extent(1294, 143)
     suites = [load(path, "small") for path in sorted((root / "benchmarks/suites/papers").glob("*.yaml"))]
     on_digits = {suite.name: suite for suite in suites if "digits" in suite.title}
     assert len(on_digits) >= 10
     for name, suite in on_digits.items():
-        found = add_baselines(resolve_methods(suite), suite.reference, suite.added, lambda config: sizes)
+        found = add_baselines(resolve_methods(suite), suite.reference, suite.added, lambda config: extent)
         assert any(method.startswith("random") for method in found), name

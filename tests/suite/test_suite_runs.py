@@ -23,7 +23,7 @@ from advcore.runtime.signals import Stopped, catch_signals
 from advcore.runtime.threads import build_thread_environment, count_threads_per_process
 from advcore.suite import bench, engines
 from advcore.suite.process import Outcome
-from advcore.suite.suite import shard
+from advcore.suite.runs import shard
 
 OFF = "baselines: false\n"
 METHODS = "seeds: [0, 1]\nmethods: {full: {selection: null}, GradMatch: {}, CRAIG: {selection.solver: {name: craig}}}\n"

@@ -162,5 +162,5 @@ def test_the_cost_of_pretraining_has_a_column(prepared):
     execute(prepared, work=partial(attempt_with_costs))
     header, rows = tables.compare_methods(bench.collect_results(prepared).groups())
     place = header.index("pretraining")
-    assert header[place - 1] == "relative cost"
+    assert header[place - 1] == "relative cost (passes)"
     assert {row[0]: row[place] for row in rows} == {"tuned": "0.50", "plain training": tables.NOTHING}

@@ -8,7 +8,7 @@ from kernels import by_plain_kernels
 
 from advcore import Trainer
 from advcore.attacks import NFGSM, FastLPA, LinfPGD
-from advcore.evaluation.evaluate import wilson
+from advcore.evaluation.intervals import wilson
 from advcore.minibatch import RULES
 from advcore.objectives import Pgd
 from advcore.selection.schedule import Schedule

@@ -5,6 +5,7 @@ import torch
 
 from advcore.attacks import FastLPA, LinfPGD
 from advcore.data.source import Resident
+from advcore.minibatch.last_visit import Mixed, Oldest
 from advcore.minibatch.loss_ranked import LossRanked
 from advcore.minibatch.margin import Margin
 from advcore.models.small import small_cnn
@@ -79,6 +80,19 @@ CASES = {
     ),
     "AWP": (build(attack(2), awp=AWP(warm_up=0)), N * (2 * STEP + 2 * UPDATE)),
     "SWA": (build(attack(2), swa=SWA(start=0.0)), N * (2 * STEP + UPDATE) + N * FORWARD),
+}
+
+REMEMBERED = {"attack": attack(2, start="remembered"), "schedule": Schedule(epochs=3)}
+CASES |= {
+    "half attacked again": (build(minibatch=Oldest(rho=0.5), **REMEMBERED), N * (4 * STEP + 3 * UPDATE)),
+    "half attacked again, TRADES": (
+        build(objective=Trades(), minibatch=Oldest(rho=0.5), **REMEMBERED),
+        N * (2 * FORWARD + 4 * STEP + 6 * UPDATE),
+    ),
+    "half attacked again, corrected": (
+        build(minibatch=Mixed(rho=0.5, correction="inverse_probability"), **REMEMBERED),
+        N * (4 * STEP + 4 * UPDATE),
+    ),
 }
 
 

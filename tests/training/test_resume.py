@@ -54,6 +54,12 @@ RUNS = {
     "grad align": {"attack": ATTACK.with_settings(steps=1), "regularizer": GradAlign()},
     "steps by budget": {"attack_steps": ByBudget(mean=1.5, last=3)},
     "margin": {"minibatch": RULES["margin"](warm_up=1)},
+    "attacked again": {
+        "attack": REMEMBERED,
+        "minibatch": RULES["mixed"](loss_change=1.0, correction="inverse_probability"),
+        "memory": Memory(reset=3),
+    },
+    "attacked again, coreset": {"solver": GradMatch(), "attack": REMEMBERED, "minibatch": RULES["low_confidence"]()},
     "queue": {"minibatch": RULES["loss_ranked"](queue=True, look="eval")},
     "adaptive": {"minibatch": RULES["loss_ranked"](adaptive="recursive", p_min=0.3)},
     "free": {"minibatch": RULES["free"](replays=2), "solver": GradMatch()},

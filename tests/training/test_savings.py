@@ -19,7 +19,8 @@ from advcore.data.contract import count_chunks, cut_into_chunks
 from advcore.data.source import Resident
 from advcore.errors import ConfigError
 from advcore.minibatch import RULES
-from advcore.minibatch.base import AttackSubset
+from advcore.minibatch.base import AttackSubset, is_reattack
+from advcore.minibatch.whole_batch import WholeBatch
 from advcore.objectives import Pgd, Trades
 from advcore.rng import Stream
 from advcore.selection.coreset import AdversarialCoreset
@@ -142,7 +143,9 @@ def test_a_selection_starts_from_what_is_remembered_on_the_plain_view_and_writes
     assert set().union(*(log[i][1] for i in at)) == set(range(N))
 
 
-@pytest.mark.parametrize("name", [*RULES])
+@pytest.mark.parametrize(
+    "name", [name for name, kind in RULES.items() if not issubclass(kind, WholeBatch) and not is_reattack(kind())]
+)
 @by_plain_kernels
 def test_rules_remember_what_they_attack(model, source, log, name):
     warm = {"warm_up": 0} if issubclass(RULES[name], AttackSubset) else {}
@@ -321,7 +324,11 @@ def test_nobody_watching_few_steps_is_an_event(model, source, attack):
     "objective, solver, rule, schedule, selecting",
     {"pgd": Pgd(), "trades": Trades()},
     {"all data": None, "random": Random(), "gradmatch": GradMatch(), "craig": Craig()},
-    {"no rule": None, "margin": RULES["margin"](warm_up=1), **{n: RULES[n]() for n in ("random", "loss_ranked")}},
+    {
+        "no rule": None,
+        "margin": RULES["margin"](warm_up=1),
+        **{n: RULES[n]() for n in ("random", "loss_ranked", "mixed")},
+    },
     {"own steps": None, "linear": Linear(first=1, last=4), "by budget": ByBudget(mean=1.6, last=4)},
     {"selecting in full": None, "selecting by one step": 1},
 )
