@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from advcore.data.contract import Batch, Source
+from advcore.data.mapped import is_folder_of_arrays
 from advcore.data.split import Split
 from advcore.errors import DataError, check, check_one_of, check_within, must, require
 from advcore.kinds import accept_arguments
@@ -30,8 +31,9 @@ class Pool:
 
     Parameters
     ----------
-    path : an .npz file with the arrays image and label, a .parquet file or a folder of such; for an image_folder, a
-        folder with its sub-folders. A relative path is also looked up below the folder that ADVCORE_DATA names.
+    path : an .npz file with the arrays image and label, or a folder with image.npy and label.npy; a .parquet file or a
+        folder of such; for an image_folder, a folder with its sub-folders. Arrays of more than 4 GiB that are not
+        compressed stay in their files. A relative path is also looked up below the folder that ADVCORE_DATA names.
     share : of each batch that comes from the pool, in [0.001, 0.999].
     labels : "given", those in the files, or "pseudo", the classes that a teacher predicts; the files' are not read
         then, and an .npz file needs none.
@@ -66,6 +68,8 @@ class Pool:
             name = "parquet"
             if isinstance(data, DATASETS["image_folder"]):
                 name = "image_folder"
+        if is_folder_of_arrays(path):
+            name = "npz"
         if name is None:
             way_out = "numpy.savez(path, image=..., label=...) writes one"
             raise DataError(must("path", "an .npz file, a .parquet file, or a folder", str(path), way_out))

@@ -45,7 +45,7 @@ def _explain_bias(cases: list[dict]) -> list[str]:
     if all(case["gradient_error"] < case["gradient_error_random"] for case in cases):
         return []
     return [
-        "What CRAIG lowers is the distance of rows from their medoids. A sum of medoids is biased, and that of a random",
+        "What CRAIG lowers is the distance of rows from their medoids. A sum of medoids is biased, that of a random",
         "subset is not: its error falls with the root of its size, so that from some size on it is the smaller one.",
         "",
     ]
