@@ -13,6 +13,7 @@ from torch import Tensor
 from advcore.data.contract import Batch, Source
 from advcore.data.mapped import is_folder_of_arrays
 from advcore.data.split import Split
+from advcore.data.tar import list_shards, read_shards
 from advcore.errors import DataError, check, check_one_of, check_within, must, require
 from advcore.kinds import accept_arguments
 from advcore.rng import Stream
@@ -31,9 +32,10 @@ class Pool:
 
     Parameters
     ----------
-    path : an .npz file with the arrays image and label, or a folder with image.npy and label.npy; a .parquet file or a
-        folder of such; for an image_folder, a folder with its sub-folders. Arrays of more than 4 GiB that are not
-        compressed stay in their files. A relative path is also looked up below the folder that ADVCORE_DATA names.
+    path : an .npz file with the arrays image and label, or a folder with image.npy and label.npy; a .parquet file, or a
+        .tar file as webdataset writes them, or a folder of either; for an image_folder, a folder with its sub-folders.
+        Arrays of more than 4 GiB that are not compressed stay in their files. A relative path is also looked up below
+        the folder that ADVCORE_DATA names.
     share : of each batch that comes from the pool, in [0.001, 0.999].
     labels : "given", those in the files, or "pseudo", the classes that a teacher predicts; the files' are not read
         then, and an .npz file needs none.
@@ -63,6 +65,9 @@ class Pool:
         """
         from advcore.data import DATASETS  # late, as it imports this module
 
+        shards = list_shards(path)
+        if shards:
+            return read_shards(shards, labelled=self.labels == "given")
         name = _FORMATS.get(path.suffix.lower())
         if path.is_dir():
             name = "parquet"
