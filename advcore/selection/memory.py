@@ -87,6 +87,7 @@ def estimate(
     n = sum(counts)
     passes = len(selector.row_objective.passes)
     row_bytes = (classes + features) * passes * itemsize
+    measured = n * (selector.rows_from != "training") + held_out * (selector.target != "train")
     working = 16 * (classes + features + 1) * passes * 512
     size = n  # of the largest problem
     problem = 0
@@ -106,8 +107,7 @@ def estimate(
         matrix = matrix if itemsize <= 4 else 8 * side * side
         working += _TILES + 3 * problem * (problem <= CONVERTED_UP_TO)
     work = count_work(selector, counts=counts, classes=classes, features=features, held_out=held_out)
-    all_rows = row_bytes * (n + held_out * (selector.target != "train"))
-    return Estimate(all_rows, problem, matrix, needed["solver"], working, work=work)
+    return Estimate(measured * row_bytes, problem, matrix, needed["solver"], working, work=work)
 
 
 def has_large_rows(selector: "AdversarialCoreset") -> bool:

@@ -66,6 +66,9 @@ def _list_selection_problems(trainer: "Trainer") -> Iterator[SettingProblem | No
     is_whole = selector.partition != "per_batch"
     mixed = "a batch holds real images too; use per_class or whole"
     yield check(is_whole, "selection.partition", "one of single images beside data.pool", "per_batch", mixed)
+    rows_from = selector.rows_from
+    caught = "training passes look at few images of a pool"
+    yield check(rows_from == "attack", "selection.rows_from", "'attack' beside data.pool", rows_from, caught)
     if trainer.score is not None:
         needs_file = "`advcore score --extrapolate` writes one for a pool"
         yield must("selection.solver.scores", "a file for scores over epochs beside data.pool", None, needs_file)

@@ -164,6 +164,8 @@ def test_what_cannot_choose_from_a_pool_is_refused_in_a_line(model, source, both
     )
     blocks = trainer(GradMatch(), selection={"partition": "per_batch"})
     assert refuse(blocks, model, both).startswith("selection.partition must be one of single images beside data.pool")
+    caught = trainer(GradMatch(), selection={"rows_from": "training", "attack": ATTACK})
+    assert refuse(caught, model, both).startswith("selection.rows_from must be 'attack' beside data.pool")
     scored = trainer(SOLVERS["by_score"](), probe_epochs=1)
     assert refuse(scored, model, both).startswith("selection.solver.scores must be a file for scores over epochs")
     three = Resident(source._images[source.labels() < 3], source.labels()[source.labels() < 3])
