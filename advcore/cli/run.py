@@ -26,6 +26,7 @@ def run(
     from advcore.reporting.tables import list_closing_rows
     from advcore.run import checkpoints, folder, prepare
     from advcore.run import run as runner
+    from advcore.run.resume import find_budget
     from advcore.training.trainer import refuse_processes
 
     job = distributed.name_launchers()
@@ -35,7 +36,9 @@ def run(
             path, resume = folder.choose_folder(config, out, overwrite, resume, job)
             if distributed.is_first():
                 stack.enter_context(checkpoints.lock_folder(path))
-            prepared = prepare.prepare(config)
+        budget = distributed.run_on_first(lambda: find_budget(path, config) if resume else None)
+        with processes.check_together():
+            prepared = prepare.prepare(config, budget=budget)
             refuse_processes(prepared.trainer)
         try:
             if distributed.is_first():

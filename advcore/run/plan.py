@@ -187,8 +187,15 @@ def settle_budget(config: RunConfig, trainer: Trainer, n: int, held_out: int, pr
     selection = config.selection
     if selection is None or selection.cost is None:
         return config
-    budget = find_budget_at_cost(trainer, n, held_out, selection.cost, find_reference(config, n, prices))
-    return replace(config, selection=replace(selection, budget=budget, cost=None))
+    return replace_cost(
+        config, find_budget_at_cost(trainer, n, held_out, selection.cost, find_reference(config, n, prices))
+    )
+
+
+def replace_cost(config: RunConfig, budget: float) -> RunConfig:
+    """Return the config with a budget in place of `selection.cost`."""
+    assert config.selection is not None, "there is a cost to replace"
+    return replace(config, selection=replace(config.selection, budget=budget, cost=None))
 
 
 def find_offers(config: RunConfig, data: Data, cost: float, prices: Prices | None) -> list[Offer]:

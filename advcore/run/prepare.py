@@ -25,7 +25,7 @@ from advcore.reporting.record import RunRecord
 from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
 from advcore.run import build, weights
-from advcore.run.plan import Plan, make_plan, settle_budget
+from advcore.run.plan import Plan, make_plan, replace_cost, settle_budget
 from advcore.run.pretrained import Beginning, load_beginning
 from advcore.run.teacher import label_pool, list_costs
 from advcore.training.prices import find_prices
@@ -71,12 +71,20 @@ class Reporter(Listener):
     on_final: Callable[[str], None] = ignore
 
 
+<<<<<<< HEAD
 def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True, pool_labels: bool = True) -> Prepared:
+=======
+def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True, budget: float | None = None) -> Prepared:
+>>>>>>> w-rev-costs
     """Read and check the data, build model and trainer, and make the plan; train nothing.
 
     scores : also read the file of scores that the solver names, which only a selection needs.
     initial : also read the weights to begin with, if the settings name some.
+<<<<<<< HEAD
     pool_labels : also let a teacher label the pool, if the settings name one, which only training and selecting need.
+=======
+    budget : that a run goes on with (`resume.find_budget`), in place of what `selection.cost` pays for by this version.
+>>>>>>> w-rev-costs
 
     The trainer comes first: it needs no data, so that a wrong setting is reported before anything is read. It is built
     again where settings were completed with the help of the data: by the budget for a cost, or by networks.
@@ -92,7 +100,7 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True, poo
     completed = load_networks(config, data, device)
     wanted = getattr(config.selection, "cost", None)
     if wanted is not None:
-        completed = _settle_budget(completed, data, model)
+        completed = _settle_budget(completed, data, model, budget)
     if completed is not config:
         trainer = build.build_trainer(completed)
     _try_attacks(completed, model)
@@ -112,6 +120,7 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True, poo
     return Prepared(completed, data, model, trainer, plan=plan, scores=rows, inputs=inputs, pretraining=pretraining)
 
 
+<<<<<<< HEAD
 def _try_attacks(config: RunConfig, model: nn.Module) -> None:
     """Bind each attack of a run to its model, which refuses those that do not fit it."""
     for path, attack in build.list_attacks(config).items():
@@ -128,6 +137,12 @@ def _settle_budget(config: RunConfig, data: Data, model: nn.Module) -> RunConfig
     require(
         check(is_alone, "selection.cost", "null beside data.pool", config.selection and config.selection.cost, way_out)
     )
+=======
+def _settle_budget(config: RunConfig, data: Data, model: nn.Module, budget: float | None) -> RunConfig:
+    """Return the config with this budget in place of `selection.cost`; None for what that pays for."""
+    if budget is not None:
+        return replace_cost(config, budget)
+>>>>>>> w-rev-costs
     trainer = build.build_trainer(config)
     prices = find_prices(trainer, model, data.train)
     with build.prefix_problems("selection."):
