@@ -97,7 +97,8 @@ class FGSMMEP(Attack):
     augmented image, where the authors' code reads them in the frame of another crop and flip; the l1 norm is that of
     the example's gradient, where the code has the batch's, and the paper adds signs: with a decay of at most 0.5 these
     outweigh all before them, and MEP would be EP; the first start is uniform in the ball, not one of its corners, and
-    is projected before the model sees it. The stored m is 64 times as large, within what float16 holds.
+    is projected before the model sees it. The stored m is 64 times as large, within what float16 holds;
+    int8 loses what is below 1/254 of its largest part.
     """
 
     eps: float = setting(unit="pixels")
