@@ -27,6 +27,7 @@ from advcore.rows import FactoredRows
 from advcore.runtime.precision import PLAIN, Speed
 from advcore.selection.memory import estimate
 from advcore.selection.partition import PARTITIONS
+from advcore.selection.rows_from import Refresh
 from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, GradMatch
 from advcore.training import SGD, Adam
@@ -168,6 +169,34 @@ def test_rows_on_the_device_serve_a_selection_whose_validation_rows_are_in_a_fil
     held = given.select(model, there, seed=0, validation=there, rows=kept)
     filed = limited(given).select(model, there, seed=0, validation=there, rows=kept)
     assert torch.equal(held.indices, filed.indices)
+
+
+# ---- rows that are caught in training ----
+
+
+@pytest.mark.parametrize("place", ["device", "host", "disk"])
+@pytest.mark.parametrize("objective", [Pgd(), Trades()], ids=lambda o: type(o).__name__)
+def test_rows_caught_on_the_device_lead_to_the_coresets_of_the_cpu(model, source, place, objective):
+    attack = LinfPGD(eps=0.1, steps=2)
+    selector = AdversarialCoreset(
+        objective=objective,
+        attack=attack,
+        solver=GradMatch(),
+        rows_from="training",
+        rows_place=place,
+        refresh=Refresh(share=0.3),
+        block_size=32,
+        full_examples=20,
+    )
+    schedule = Schedule(epochs=6, budget=0.5, warm_start=0.5, period=2)
+    how = {"schedule": schedule, "selector": selector, "optimizer": SGD(lr=0.05), "batch_size": 32}
+    trainer = Trainer(objective=objective, attack=attack, **how)
+    double = Resident(source._images.double(), source.labels())
+    here = trainer.fit(copy.deepcopy(model).double(), double, seed=0)
+    there = trainer.fit(model.double().cuda(), on_cuda(source, torch.float64), seed=0)
+    assert [c.indices.tolist() for c in here.coresets] == [c.indices.tolist() for c in there.coresets]
+    assert here.ledger.passes == there.ledger.passes
+    assert [entry["rows"] for entry in here.epochs] == [entry["rows"] for entry in there.epochs]
 
 
 # ---- minibatch rules ----

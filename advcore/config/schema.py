@@ -126,7 +126,7 @@ class SelectionConfig(SelectionSettings):
         rounded.
     period : coreset epochs from one selection to the next; null selects once.
     schedule : compressed, or acs for the published code's epochs.
-    attack : the attack of selections; null for the training attack.
+    attack : the attack of selections; null for the training attack. With rows_from: training, that of the refresh.
     cost : the relative cost of the run, instead of a budget: the run gets the largest budget that it pays for.
     probe_epochs : for solvers that take scores over epochs (easycore, by_score, ccs): epochs of ordinary training of
         a copy that are scored first; at least 1 where there is no warm start.

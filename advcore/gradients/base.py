@@ -13,6 +13,7 @@ from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
 from advcore.data.source import Source
 from advcore.errors import check_at_least, require
+from advcore.gradients.catch import Catch
 from advcore.objectives.base import Objective
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream
@@ -114,6 +115,7 @@ class Gradient:
     is_scalar : whether a row is one number, which takes next to no memory.
     reads_head : whether it is measured at the model's head, which a run then looks for before it starts.
     objective : whose loss it is measured by, and attacked; None: the run's.
+    catch : how its rows are caught in training steps; None where they cannot be.
     """
 
     about: str
@@ -124,6 +126,7 @@ class Gradient:
     is_scalar: bool = True
     reads_head: bool = False
     objective: Objective | None = field(default=None, repr=False)
+    catch: Catch | None = field(default=None, repr=False)
 
     @property
     def is_collected(self) -> bool:
@@ -139,12 +142,14 @@ def define_clean_and_attacked(
     score_passes: int | Work,
     collect: Callable[[], Collector] | None = None,
     reads_head: bool = False,
+    catch: Callable[[str], Catch | None] = lambda name: None,
 ) -> dict[str, Gradient]:
     """Return two gradients by name: a score at clean images, NAME, and at attacked ones, adversarial_NAME.
 
     about, collect, reads_head : as in `Gradient`, of the score. measure : so too; it is also given `attacked`, False or
         True.
     score_passes : passes per example that the score itself takes, by kind; a number counts forward passes.
+    catch : the name of a forward pass, "clean" or "adversarial", to how the score is caught there in training.
     """
     score_work = Work(forward=score_passes) if isinstance(score_passes, int) else score_passes
     return {
@@ -155,6 +160,7 @@ def define_clean_and_attacked(
             collect=collect,
             is_attacked=attacked,
             reads_head=reads_head,
+            catch=catch("adversarial" if attacked else "clean"),
         )
         for prefix, images, attacked in (("", "clean", False), ("adversarial_", "attacked", True))
     }

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from advcore.attacks.base import take_input_gradient
 from advcore.data.checks import check_fits, check_labels
 from advcore.data.source import Source
+from advcore.errors import ConfigError, must
 from advcore.gradients.base import AveragedScores, Measurement, MeasurementSettings, define_clean_and_attacked
+from advcore.gradients.catch import Catch, TrainingPass, catch_scores
 from advcore.gradients.scores import sweep_scores
 from advcore.kinds import accept_arguments
 from advcore.objectives.standard import Standard
@@ -49,10 +51,26 @@ def _measure_norms(watch: GradientWatch, forward: CountedModel, indices: Tensor,
     return gradient.double().flatten(1).norm(dim=1)
 
 
+def _catch_first_norm(name: str) -> Catch | None:
+    """Return how norms are caught in the attack's first step, for the clean score; None for the attacked one.
+
+    Differs: the gradient is that of the loss that the attack climbs, where the attack starts, in the view that is
+    trained on. No training step takes a gradient at the attack's end with respect to pixels.
+    """
+    return catch_scores(_read_first_norms, at_start=True) if name == "clean" else None
+
+
+def _read_first_norms(seen: TrainingPass) -> Tensor:
+    if seen.first_norms is None:
+        raise ConfigError(must("selection.rows_from", "attack for an attack that takes no gradient", "training"))
+    return seen.first_norms
+
+
 INPUT_NORMS = define_clean_and_attacked(
     "input_norm",
     "norm of the input gradient, averaged over epochs (AIGN)",
     measure=input_norms,
     score_passes=Work(forward=1, to_images=1),
     collect=AveragedScores,
+    catch=_catch_first_norm,
 )

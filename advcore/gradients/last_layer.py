@@ -18,10 +18,11 @@ from advcore.data.checks import LabelCheck, check_fits, make_label_check, refuse
 from advcore.data.contract import Source, read_first_images
 from advcore.errors import ConfigError, NonFiniteError, format_count
 from advcore.gradients.base import Gradient, Measurement, MeasurementSettings
+from advcore.gradients.catch import Catch, CaughtColumns, Shape, TrainingPass
 from advcore.kinds import accept_arguments
 from advcore.models.head import Head, Tap, count_classes, find_head, run_layer_by_layer, tap_features
 from advcore.objectives.base import Objective, compute_losses
-from advcore.rows import FactoredRows, find_first_not_finite
+from advcore.rows import FactoredRows, Rows, find_first_not_finite
 from advcore.rows.on_disk import FactorStore
 from advcore.runtime.borrow import borrow, record_gradients
 from advcore.runtime.counted import CountedModel
@@ -73,7 +74,7 @@ def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSetti
         refuse_changes(source)
         head = locate_head(model, source, settings.head)
         check = make_label_check(source, count_classes(head))
-        kind = _fit_to_bias(settings.kind, has_bias=head.bias is not None)
+        kind = fit_to_bias(settings.kind, has_bias=head.bias is not None)
     with _start_sweep(model, source, settings) as sweep, tap_features(head) as tap:
         measure = _FactorMeasure(settings, sweep.bind(settings.attack), sweep.forward, tap, check)
         for pieces in sweep.run(torch.arange(len(source)), measure):
@@ -113,7 +114,7 @@ def _start_sweep(
     return start_sweep(model, source, settings.ledger, chunk_size=settings.chunk_size, training=training)
 
 
-def _fit_to_bias(kind: str, *, has_bias: bool) -> str:
+def fit_to_bias(kind: str, *, has_bias: bool) -> str:
     """Return the kind of rows for this head: "weight" instead of "full" without a bias, where "bias" is refused."""
     if kind == "bias" and not has_bias:
         raise ConfigError("selection.rows must be 'weight' or 'full' for a head without bias, got 'bias'")
@@ -181,10 +182,45 @@ def plan_rows(objective: Objective, attack: Attack | None) -> Work:
     return work + Work(forward=len(objective.passes))
 
 
+def _take_factors(seen: TrainingPass) -> dict[str, Tensor]:
+    """Return residuals and features of each forward pass of a training step, as columns."""
+    by_pass = residuals(seen.objective, seen.y, seen.logits)
+    return _name_columns({name: (by_pass[name], seen.features[name]) for name in seen.objective.passes})
+
+
+def _name_columns(factors: Factors) -> dict[str, Tensor]:
+    columns: dict[str, Tensor] = {}
+    for name, (residual, features) in factors.items():
+        columns |= {f"{name} residuals": residual, f"{name} features": features}
+    return columns
+
+
+def _build_rows(caught: CaughtColumns) -> FactoredRows:
+    passes = caught.objective.passes
+    return FactoredRows(
+        residuals=tuple(caught.columns[f"{name} residuals"] for name in passes),
+        features=tuple(caught.columns[f"{name} features"] for name in passes),
+        kind=caught.kind,
+        release=caught.release,
+    )
+
+
+def _read_factors(objective: Objective, rows: Rows) -> dict[str, Tensor]:
+    """Return what is stored of rows that were measured anew."""
+    assert isinstance(rows, FactoredRows), "last-layer gradients are factors"
+    pairs = zip(rows.residuals, rows.features, strict=True)
+    return _name_columns(dict(zip(objective.passes, pairs, strict=True)))
+
+
+def _count_factor_bytes(shape: Shape) -> int:
+    return shape.passes * (shape.classes + shape.features) * shape.itemsize
+
+
 LAST_LAYER = Gradient(
     about="gradient of the loss with respect to the last layer, as factors",
     measure=last_layer_rows,
     plan=plan_rows,
     is_scalar=False,
     reads_head=True,
+    catch=Catch(take=_take_factors, build=_build_rows, count_bytes=_count_factor_bytes, read=_read_factors),
 )

@@ -15,18 +15,20 @@ from advcore.data.source import Source
 from advcore.errors import ConfigError, must
 from advcore.gradients.base import (
     AveragedScores,
+    Collector,
     Forgetting,
     Gradient,
     Measurement,
     MeasurementSettings,
     define_clean_and_attacked,
 )
+from advcore.gradients.catch import Catch, CaughtColumns, Shape, TrainingPass, catch_scores
 from advcore.gradients.last_layer import locate_head, residuals, run_tapped
 from advcore.kinds import accept_arguments
 from advcore.models.head import Head, count_classes, tap_features
-from advcore.objectives.base import compute_margin_loss
+from advcore.objectives.base import Objective, compute_margin_loss
 from advcore.objectives.standard import Standard
-from advcore.rows import DenseRows, FactoredRows
+from advcore.rows import DenseRows, FactoredRows, Rows
 from advcore.runtime.borrow import record_gradients
 from advcore.runtime.counted import CountedModel
 from advcore.runtime.watch import GradientWatch
@@ -154,11 +156,15 @@ def centre_distances(
     """
     measured = score_examples(get_features, model, source, settings, attacked=attacked)
     rows, labels = measured.get_rows_and_labels()
-    features = rows.dense()[:, 0]
+    return replace(measured, rows=measure_from_centres(rows.dense()[:, 0], labels))
+
+
+def measure_from_centres(features: Tensor, labels: Tensor) -> DenseRows:
+    """Return the distance of each example's features (N, D) to the mean features of its class, (N, 1) float64."""
+    features = features.double()
     counts = torch.bincount(labels).clamp_min(1)[:, None]
     centres = features.new_zeros(len(counts), features.shape[1]).index_add_(0, labels, features) / counts
-    distances = (features - centres[labels]).norm(dim=1, keepdim=True)
-    return replace(measured, rows=DenseRows(matrix=distances))
+    return DenseRows(matrix=(features - centres[labels]).norm(dim=1, keepdim=True))
 
 
 def get_features(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
@@ -166,25 +172,65 @@ def get_features(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
     return rows.features[0].double().cpu()
 
 
+# ---- caught in training ----
+
+
+def _catch_score(score: Score, name: str) -> Catch:
+    """Return how a score is caught in the forward pass of that name, so that none is made for it."""
+    return catch_scores(partial(_score_pass, score, name), reads=name)
+
+
+def _score_pass(score: Score, name: str, seen: TrainingPass) -> Tensor:
+    assert seen.head is not None, "a score is measured at the head"
+    logits = seen.logits[name]
+    return score(logits, seen.y, cross_entropy_rows(logits, seen.y, seen.features[name], seen.head))
+
+
+def _catch_features(name: str) -> Catch:
+    """Return how distances to centres are caught: as features, since centres are those of all examples."""
+    return Catch(
+        take=partial(_take_features, name),
+        build=_build_distances,
+        count_bytes=_count_feature_bytes,
+        reads=name,
+        read=_read_features,
+        measure_anew=partial(score_examples, get_features, attacked=name == "adversarial"),
+    )
+
+
+def _take_features(name: str, seen: TrainingPass) -> dict[str, Tensor]:
+    return {"features": seen.features[name]}
+
+
+def _build_distances(caught: CaughtColumns) -> DenseRows:
+    return measure_from_centres(caught.columns["features"], caught.labels)
+
+
+def _count_feature_bytes(shape: Shape) -> int:
+    return shape.features * shape.itemsize
+
+
+def _read_features(objective: Objective, rows: Rows) -> dict[str, Tensor]:
+    return {"features": rows.dense()[:, 0]}
+
+
 _define = partial(define_clean_and_attacked, score_passes=1, reads_head=True)
-_define_average = partial(_define, collect=AveragedScores)
+
+
+def _define_score(
+    name: str, about: str, score: Score, collect: Callable[[], Collector] = AveragedScores
+) -> dict[str, Gradient]:
+    catch = partial(_catch_score, score)
+    return _define(name, about, measure=partial(score_examples, score), collect=collect, catch=catch)
+
 
 SCORES: dict[str, Gradient] = {
-    **_define_average("el2n", "norm of softmax - onehot, averaged over epochs", measure=partial(score_examples, el2n)),
-    **_define_average(
-        "grand", "norm of the last layer's gradient, averaged over epochs", measure=partial(score_examples, grand)
-    ),
-    **_define_average(
-        "margin",
-        "best other logit less the label's, averaged over epochs",
-        measure=partial(score_examples, closeness),
-    ),
+    **_define_score("el2n", "norm of softmax - onehot, averaged over epochs", el2n),
+    **_define_score("grand", "norm of the last layer's gradient, averaged over epochs", grand),
+    **_define_score("margin", "best other logit less the label's, averaged over epochs", closeness),
+    **_define_score("forgetting", "epochs in which a right example turns wrong", correctness, Forgetting),
+    **_define_score("instability", "share of epochs misclassified", instability),
     **_define(
-        "forgetting",
-        "epochs in which a right example turns wrong",
-        measure=partial(score_examples, correctness),
-        collect=Forgetting,
+        "centre_distance", "distance to the class's mean features", measure=centre_distances, catch=_catch_features
     ),
-    **_define_average("instability", "share of epochs misclassified", measure=partial(score_examples, instability)),
-    **_define("centre_distance", "distance to the class's mean features", measure=centre_distances),
 }

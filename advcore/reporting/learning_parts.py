@@ -78,13 +78,17 @@ def _judge_epoch(entry: JsonObject) -> float | None:
 
 
 def _read_more_curves(record: RunRecord) -> dict[tuple[str, str], list[Point]]:
-    """Return what growing attack steps and a minibatch rule recorded, by the name of the axis and the title."""
+    """Return what growing attack steps, a minibatch rule and rows caught in training recorded.
+
+    By the name of the axis and the title.
+    """
     curves: dict[tuple[str, str], list[Point]] = {}
     for entry in record.epochs:
         rule = {name.replace("_", " "): value for name, value in (entry.get("minibatch") or {}).items()}
         radius = rule.pop("radius", None) or {}
         rule |= {"smallest radius that flips": radius.get("mean"), "flipped in the ball": radius.get("flipped")}
         values = {("steps", "Attack steps"): entry.get("attack_steps")}
+        values["epochs", "Mean age of the gradient rows"] = (entry.get("rows") or {}).get("age")
         values |= {(name, f"Minibatch rule: {name}"): value for name, value in rule.items()}
         for names, value in values.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -22,6 +22,7 @@ ELSEWHERE = (
     "model.download",
     "training.memory.place",
     "selection.memory_limit",
+    "selection.rows_place",
     "selection.max_minutes",
 )
 # Data sets that are identified by the last part of their path. Others are the same wherever they are stored.

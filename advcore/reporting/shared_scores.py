@@ -19,7 +19,7 @@ def describe_scores(groups: Groups) -> list[str]:
         for record in records:
             if "epochs" in record.inputs.get(_INPUT, ()):
                 users.setdefault(record.inputs[_INPUT]["sha256"], []).append((name, record))
-    return [_describe_file(entries, unit) for entries in users.values()]
+    return [_describe_file(entries, unit) for entries in users.values() if len(entries) > 1]
 
 
 def _describe_file(entries: list[tuple[str, RunRecord]], unit: costs.Unit) -> str:

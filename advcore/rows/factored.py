@@ -80,6 +80,14 @@ class FactoredRows:
             release=None,
         )
 
+    def move_to(self, device: torch.device) -> "FactoredRows":
+        """Return the same rows in the memory of a device; these themselves where they are there."""
+        if self.device == device:
+            return self
+        residuals = tuple(part.to(device) for part in self.residuals)
+        features = tuple(part.to(device) for part in self.features)
+        return replace(self, residuals=residuals, features=features, release=None)
+
     def take_output(self, c: int) -> "FactoredRows":
         """Return the part of each row that belongs to logit `c` alone: (1, D + 1)."""
         return replace(self, residuals=tuple(part[:, c : c + 1] for part in self.residuals))

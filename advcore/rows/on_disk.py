@@ -23,6 +23,23 @@ def find_temporary_folder() -> Path:
         return Path(tempfile.gettempdir())
 
 
+@contextlib.contextmanager
+def name_room_in_errors(folder: Path | None) -> Iterator[None]:
+    """Make an OSError name the folder, since the file has no name, and say how to get room."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"{error.strerror}; gradient rows go there; free space, or set TMPDIR"
+        raise OSError(error.errno, problem, str(folder)) from None
+
+
+def release_pages(mapped: np.memmap) -> None:
+    """Give the memory of what was read from a mapped file back to the system; it is read again when needed."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        # numpy's stubs do not name the mapping of a memmap
+        mapped._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+
+
 class Column:
     """(N, width) numbers, appended in order.
 
@@ -39,25 +56,16 @@ class Column:
         self._filled = 0
         self._file = None
         if folder is not None:
-            with self._name_folder():
+            with name_room_in_errors(self._folder):
                 self._file = tempfile.TemporaryFile(dir=folder, prefix="advcore-rows-")  # noqa: SIM115
         self._numbers: Tensor | None = None  # all of them, or, for a column in a file, none: only dtype and width
         self._mapped: np.memmap | None = None
-
-    @contextlib.contextmanager
-    def _name_folder(self) -> Iterator[None]:
-        """Make an OSError name the folder, since the file has no name, and say how to get room."""
-        try:
-            yield
-        except OSError as error:
-            problem = f"{error.strerror}; gradient rows go there; free space, or set TMPDIR"
-            raise OSError(error.errno, problem, str(self._folder)) from None
 
     def append(self, part: Tensor) -> None:
         """Append the next (b, width) numbers. Raises OSError, with the folder, for what does not fit."""
         if self._file is not None:
             self._numbers = part[:0].cpu()
-            with self._name_folder():
+            with name_room_in_errors(self._folder):
                 self._file.write(part.detach().cpu().contiguous().view(torch.uint8).numpy().data)
             return
         if self._numbers is None:
@@ -70,16 +78,15 @@ class Column:
         assert self._numbers is not None, "a column holds at least one part"
         if self._file is None:
             return self._numbers
-        with self._name_folder():
+        with name_room_in_errors(self._folder):
             self._file.flush()
             self._mapped = np.memmap(self._file, dtype=np.uint8, mode="c")
         return torch.from_numpy(self._mapped).view(self._numbers.dtype).view(self._length, *self._numbers.shape[1:])
 
     def release(self) -> None:
         """Give the memory of what was read from the file back to the system; it is read again when needed."""
-        if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            # numpy's stubs do not name the mapping of a memmap
-            self._mapped._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+        if self._mapped is not None:
+            release_pages(self._mapped)
 
 
 class FactorStore:

@@ -27,6 +27,7 @@ from advcore.runtime.borrow import borrow
 from advcore.runtime.device import count_gpus
 from advcore.runtime.precision import run_model
 from advcore.selection.coreset import AdversarialCoreset, SelectionSettings
+from advcore.selection.rows_from import check_attack_is_used
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.solvers.base import find_scores_file
@@ -75,6 +76,7 @@ def build_selector(config: RunConfig) -> AdversarialCoreset | None:
     if selection is None:
         return None
     with prefix_problems("selection."):
+        require(check_attack_is_used(selection, selection.attack))
         return AdversarialCoreset(
             objective=config.objective,
             solver=selection.solver,

@@ -11,6 +11,7 @@ from advcore.data.base import Data
 from advcore.data.pool import Pooled
 from advcore.errors import check, format_count, require
 from advcore.rng import Stream
+from advcore.rows.row_store import settle_place
 from advcore.run import build
 from advcore.run.pretrained import Beginning
 from advcore.selection.duration import settle_minutes
@@ -18,6 +19,7 @@ from advcore.selection.memory import Estimate, estimate_for, settle
 from advcore.selection.schedule import Schedule
 from advcore.solvers.uniform import Random
 from advcore.training.budget import Offer, find_budget_at_cost, list_offers
+from advcore.training.caught_rows import count_refreshed, count_row_bytes
 from advcore.training.loop_settings import count_ramp_steps, count_steps
 from advcore.training.minibatch import is_bound
 from advcore.training.plan import PlannedWork, Reference, plan_parts, plan_reference, plan_selection
@@ -144,6 +146,11 @@ def _estimate_memory(trainer: Trainer, data: Data, model: nn.Module, estimate: E
             trainer.memory.settle(sizes["remembered perturbations"], data.train.device)
         with build.prefix_problems("data."):
             refuse_unmoved(data.augment, data.train.shape, Stream(seed=0, purpose="augment"))
+    caught = count_row_bytes(trainer, model, data.train)
+    if caught is not None:
+        sizes["rows caught in training"] = caught
+        with build.prefix_problems("selection."):
+            settle_place(trainer.get_selector().rows_place, caught, data.train.device)
     memory = {name: _format_megabytes(size) for name, size in sizes.items()}
     selector = trainer.selector
     if estimate is None or selector is None:
@@ -151,8 +158,11 @@ def _estimate_memory(trainer: Trainer, data: Data, model: nn.Module, estimate: E
     with build.prefix_problems("selection."):
         estimate, events = settle(estimate, selector.memory_limit, data.train.device)
     rows = _format_megabytes(estimate.rows)
+    measured = {"gradient rows": f"{rows} in a temporary file" if events else rows}
+    if not estimate.rows:
+        measured = {}
     return {
-        "gradient rows": f"{rows} in a temporary file" if events else rows,
+        **measured,
         **memory,
         "largest problem": _format_megabytes(estimate.problem + estimate.matrix + estimate.solver),
         "selection at its height": _format_megabytes(estimate.peak),
@@ -254,6 +264,9 @@ def explain_cost(trainer: Trainer, planned: PlannedWork, reference: Reference, n
     if selector is not None and planned.selection.units:
         count = sum(epoch.action == "select" for epoch in trainer.schedule.plan())
         passes = f"{plan_selection(selector).units} passes for each of {n:,} training examples"
+        refreshed = sum(count_refreshed(trainer, n))
+        if refreshed:
+            passes = f"{refreshed:,} rows measured anew between them"
         share = reference.relate(planned.selection)
         reasons.append(f"{share:.2f} into {format_count(count, 'selection')} ({passes})")
         if count > 1:

@@ -25,8 +25,9 @@ from advcore.rows import FactoredRows, Rows, find_first_not_finite
 from advcore.runtime.borrow import find_device, record_gradients
 from advcore.selection.measure import Call, Measured, count_cost, measure, sample_in_full
 from advcore.selection.partition import PARTITIONS, Problem, Split
-from advcore.selection.quality import describe_stretch, estimate_full_error, measure_overlap, measure_quality
+from advcore.selection.quality import describe_sample, describe_stretch, measure_overlap, measure_quality
 from advcore.selection.result import NORMALISE, Coreset
+from advcore.selection.rows_from import find_catch_problem, find_unread_problem
 from advcore.selection.settings import BLOCKS, TARGETS, SelectionSettings
 from advcore.selection.solve import Solution, solve
 from advcore.settings import settings
@@ -56,8 +57,8 @@ class AdversarialCoreset(SelectionSettings):
     attack_mode : mode of the model while it is attacked: "eval", or "train" as in some published codes.
     block_size : for per_batch: the training batch size.
     normalise : how the trainer will rescale weights; for `gradient_error_trained`.
-    partition, budget, rows, blocks, chunk_size, target, full_examples, memory_limit, max_minutes : see
-        `SelectionSettings`.
+    partition, budget, rows, blocks, chunk_size, target, full_examples, memory_limit, max_minutes, rows_from, refresh,
+        rows_place : see `SelectionSettings`.
 
     Cost of a selection: one attack of the whole set, then the solver's. All rows are held, in memory or in a temporary
     file (`memory_limit`), and beside them those of one problem at a time. Several processes (torch.distributed) share
@@ -92,6 +93,7 @@ class AdversarialCoreset(SelectionSettings):
                 self.target == "train" or getattr(self.solver, "has_target", False),
                 must("target", "'train' for a solver that fits no target", self.target, "use gradmatch"),
             ),
+            find_unread_problem(self) or find_catch_problem(self),
         ]
 
     @property
@@ -259,8 +261,7 @@ class AdversarialCoreset(SelectionSettings):
             )
             if sample is None or not isinstance(rows, FactoredRows):
                 return facts
-            error, noise = estimate_full_error(rows, solution.indices, solution.weights, sample)
-            return facts | {"gradient_error_full": error, "gradient_error_full_noise": noise}
+            return facts | describe_sample(rows, solution, sample, are_caught=self.rows_from == "training")
 
         return distributed.run_on_first(measure_solution)
 

@@ -14,7 +14,7 @@ from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
 from advcore.data.checks import check_fits, check_labels
 from advcore.data.source import Part, Source
-from advcore.errors import ConfigError
+from advcore.errors import ConfigError, must
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Measurement, MeasurementSettings
 from advcore.objectives.base import is_attacked
@@ -24,6 +24,7 @@ from advcore.rows.on_disk import find_temporary_folder
 from advcore.selection.duration import settle_minutes
 from advcore.selection.memory import estimate_for, has_large_rows, settle
 from advcore.selection.quality import Sample
+from advcore.selection.rows_from import find_catch
 from advcore.selection.solve import Solution
 from advcore.solvers.base import find_scores_file
 from advcore.types import Event, Facts
@@ -65,7 +66,14 @@ class Measured:
 
 
 def measure(selector: "AdversarialCoreset", call: Call, rows: Rows | None) -> Measured:
-    """Measure the rows of a selection. rows : of all examples, if they were measured earlier."""
+    """Measure the rows of a selection.
+
+    rows : of all examples, if they were measured earlier. Raises ConfigError without them for a selector whose rows are
+    caught in training.
+    """
+    if rows is None and find_catch(selector) is not None:
+        rule = "given for rows_from: training"
+        raise ConfigError(must("rows", rule, None, "use Trainer or `advcore run`, or rows_from: attack"))
     folder, events = place_rows(selector, call, is_measured=rows is None or selector.target != "train")
     goal = Measurement(rows=None, labels=None)
     if rows is None:
@@ -157,11 +165,11 @@ def _measure_rows(
 def sample_in_full(selector: "AdversarialCoreset", call: Call, solution: Solution, rows: Rows | None) -> Sample | None:
     """Attack a sample of the coreset and of the other examples in full; passes count as evaluation.
 
-    rows : those of the selection. Return None where its attack is no cheaper than the full one, where rows are no
-    gradients or the solver reads none, and in processes that have no rows.
+    rows : those of the selection. Return None where its attack is no cheaper than the full one and its rows are those
+    of the model as it is, where rows are no gradients or the solver reads none, and in processes that have no rows.
     """
     size = selector.full_examples
-    if not size or not _is_cheaper(selector) or not has_large_rows(selector) or isinstance(rows, DenseRows):
+    if not size or not _differs_in_full(selector) or not has_large_rows(selector) or isinstance(rows, DenseRows):
         return None
     k = len(solution.indices)
     is_outside = torch.ones(len(call.source), dtype=torch.bool)
@@ -173,15 +181,18 @@ def sample_in_full(selector: "AdversarialCoreset", call: Call, solution: Solutio
     rest = outside[stream.child("rest").at(outside).permutation()[: size - from_coreset]]
     part = Part(call.source, torch.cat([solution.indices[chosen], rest]))
     counted_apart = replace(call, ledger=CostLedger())
-    in_full = replace(selector, attack=selector.full_attack)
+    in_full = replace(selector, attack=selector.full_attack or selector.attack)
     measured = _measure_rows(in_full, counted_apart, part, purpose="full", folder=None)
     call.ledger.add(counted_apart.ledger, under="evaluation")
-    if not isinstance(measured.rows, FactoredRows):
+    if not isinstance(measured.rows, FactoredRows) or rows is None:
         return None
-    return Sample(chosen, rest, measured.rows)
+    return Sample(chosen, rest, measured.rows.move_to(rows.device))
 
 
-def _is_cheaper(selector: "AdversarialCoreset") -> bool:
+def _differs_in_full(selector: "AdversarialCoreset") -> bool:
+    """Return whether rows under the full attack, of the model as it is, are others than those of the selection."""
+    if selector.rows_from == "training":
+        return True
     full = selector.full_attack
     if full is None or selector.attack is None or not is_attacked(selector.objective):
         return False

@@ -87,7 +87,9 @@ def estimate(
     n = sum(counts)
     passes = len(selector.row_objective.passes)
     row_bytes = (classes + features) * passes * itemsize
-    measured = n + held_out if selector.target == "validation" else n
+    measured = 0 if selector.rows_from == "training" else n  # what is caught is held all the time
+    if selector.target == "validation":
+        measured += held_out
     working = 16 * (classes + features + 1) * passes * 512
     size = n  # of the largest problem
     problem = 0

@@ -1,5 +1,6 @@
 """What a coreset's weights are like, and how well its weighted gradient stands for that of all examples."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -131,6 +132,15 @@ class Sample(NamedTuple):
     rows: FactoredRows
 
 
+def describe_sample(rows: FactoredRows, solution: Solution, sample: Sample, *, are_caught: bool) -> Facts:
+    """Return gradient_error_full and its noise, and, for rows that were caught in training, row_error."""
+    error, noise = estimate_full_error(rows, solution.indices, solution.weights, sample)
+    facts: Facts = {"gradient_error_full": error, "gradient_error_full_noise": noise}
+    if are_caught:
+        facts["row_error"] = estimate_row_error(rows, solution.indices, sample)
+    return facts
+
+
 def estimate_full_error(rows: FactoredRows, indices: Tensor, weights: Tensor, sample: Sample) -> tuple[float, float]:
     """Return the coreset's gradient error where all examples are attacked in full, and its standard error by sampling.
 
@@ -166,6 +176,27 @@ def estimate_sums(
     total = rows.total()
     error = rows.combine(indices, weights) - total + difference - others
     return error, noise + noise_of_others, total + unweighted + others
+
+
+def estimate_row_error(rows: FactoredRows, indices: Tensor, sample: Sample) -> float:
+    """Return how far rows are from those that the full attack gives the model as it is, relative to the latter.
+
+    Arguments are those of `estimate_full_error`. It is the root of the ratio of mean squared norms, of the difference
+    and of the row, each estimated over all examples from the two samples.
+    """
+    k, m = len(indices), len(sample.chosen)
+    parts = (
+        (k, torch.arange(m), indices[sample.chosen]),
+        (len(rows) - k, torch.arange(m, len(sample.rows)), sample.rest),
+    )
+    change = size = 0.0
+    for count, positions, examples in parts:
+        if len(positions):
+            fresh = sample.rows.take(positions)
+            difference = _subtract(fresh, rows.take(examples.to(rows.device)))
+            change += count * float(difference.squared_norms().mean())
+            size += count * float(fresh.squared_norms().mean())
+    return math.sqrt(divide(change, size))
 
 
 def _subtract(full: FactoredRows, cheap: FactoredRows) -> FactoredRows:

@@ -38,7 +38,9 @@ class Coreset:
     fingerprint : of the data (`digest_labels`).
     epoch, solver, partition, seed, budget : where it came from.
     quality : gradient_error, gradient_error_trained, gradient_error_random of draws from the same partition (None
-        where no gradient was measured), weight_sum, effective_sample_size, class_counts, overlap, filled, rounds.
+        where no gradient was measured), weight_sum, effective_sample_size, class_counts, overlap, filled, rounds. Of
+        rows that were caught in training: row_age and row_age_max, in epochs, and row_error, how far they are from
+        those of the full attack, relative to these.
     cost : passes and seconds by phase.
     info : facts from the solver, one entry per sub-problem.
     events : what was replaced by a fallback or left out.

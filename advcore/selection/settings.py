@@ -11,7 +11,9 @@ from advcore.errors import (
     unless,
 )
 from advcore.rows import KINDS
+from advcore.rows.row_store import PLACES
 from advcore.selection.partition import ALIASES, PARTITIONS
+from advcore.selection.rows_from import ROWS_FROM, Refresh
 from advcore.settings import setting, settings
 
 BLOCKS = ("permuted", "stored_order")
@@ -38,6 +40,13 @@ class SelectionSettings:
         would still exceed it is refused. Null: 80 % of what is free when the selection begins.
     max_minutes : how long a selection may solve, by an estimate that does not depend on the machine's load; more is
         refused before anything is attacked. Null: any time; from 10 minutes on a warning tells it.
+    rows_from : "attack", all examples are attacked and measured at each selection; or "training", rows are caught in
+        the training steps before it, so that a selection takes no passes. Those of examples that are not trained on
+        grow old.
+    refresh : with "training": examples outside of the coreset that are attacked and measured after each epoch; null
+        for none.
+    rows_place : with "training": where the rows are, "device", "host", "disk" (temporary files), or "auto", the first
+        of these with room.
     """
 
     partition: str = "per_class"
@@ -49,6 +58,9 @@ class SelectionSettings:
     full_examples: int = setting(default=1000, unit="examples")
     memory_limit: float | None = setting(default=None, unit="GB")
     max_minutes: float | None = setting(default=None, unit="minutes")
+    rows_from: str = "attack"
+    refresh: Refresh | None = None
+    rows_place: str = "auto"
 
     def __post_init__(self) -> None:
         few = isinstance(self.full_examples, int) and 0 < self.full_examples < 4
@@ -64,6 +76,8 @@ class SelectionSettings:
             unless(few, check_at_least("full_examples", self.full_examples, 0)),
             unless(self.memory_limit is None, check_positive("memory_limit", self.memory_limit)),
             unless(self.max_minutes is None, check_positive("max_minutes", self.max_minutes)),
+            check_one_of("rows_from", self.rows_from, ROWS_FROM),
+            check_one_of("rows_place", self.rows_place, PLACES),
             *self._check_more(),
         )
 

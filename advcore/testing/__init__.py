@@ -12,7 +12,7 @@ A contract says nothing about a method's mathematics: test that against a slow, 
 
 import pytest
 
-_KINDS = ("attacks", "data", "gradients", "minibatch", "models", "objectives", "solvers")
+_KINDS = ("attacks", "data", "gradients", "minibatch", "models", "objectives", "regularizers", "solvers")
 pytest.register_assert_rewrite(*(f"advcore.testing.{kind}" for kind in _KINDS))  # so that a failure shows the values
 
 from advcore.testing.attacks import AttackContract  # noqa: E402
@@ -21,6 +21,7 @@ from advcore.testing.gradients import GradientContract  # noqa: E402
 from advcore.testing.minibatch import RuleContract  # noqa: E402
 from advcore.testing.models import ModelContract  # noqa: E402
 from advcore.testing.objectives import ObjectiveContract  # noqa: E402
+from advcore.testing.regularizers import RegularizerContract  # noqa: E402
 from advcore.testing.solvers import SolverContract  # noqa: E402
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "GradientContract",
     "ModelContract",
     "ObjectiveContract",
+    "RegularizerContract",
     "RuleContract",
     "SolverContract",
 ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from advcore.attacks.base import Attack
 from advcore.errors import ConfigError, must
 from advcore.minibatch.margin import Margin
+from advcore.training.caught_rows import is_catching
 from advcore.training.minibatch import Rule, find_rule_problem
 from advcore.training.plan import Reference, plan_selection, plan_work
 from advcore.training.trainer import Trainer
@@ -187,8 +188,11 @@ def _combine_savings(trainer: Trainer) -> Iterator[Trainer]:
         rule
         for rule in (trainer.minibatch, None if trainer.minibatch else Margin())
         if not find_rule_problem(rule, trainer.objective, trainer.attack, epochs, trainer)
+        and (rule is trainer.minibatch or not is_catching(trainer))
     ]
     for attack, selection_attack, period, rule in itertools.product(attacks, selection_attacks, periods, rules):
+        if is_catching(trainer) and selection_attack == trainer.attack:
+            selection_attack = attack  # by which rows are refreshed
         yield replace(
             trainer,
             attack=attack,

@@ -160,4 +160,6 @@ def _describe_coreset(coreset: Coreset) -> str:
         text += f", gradient error {quality['gradient_error']:.3f} (random {quality['gradient_error_random']:.3f})"
     if quality.get("gradient_error_full") is not None:
         text += f", against the full attack {quality['gradient_error_full']:.3f}"
+    if "row_age" in quality:
+        text += f", rows {quality['row_age']:.1f} epochs old"
     return text

@@ -31,6 +31,7 @@ from advcore.training.minibatch import build_stepper, refuse_one_image
 from advcore.training.optimizers import build_optimizer
 from advcore.training.picks import weigh_part
 from advcore.training.progress import Entry, Place
+from advcore.training.row_catcher import RowCatcher
 from advcore.training.step import Batch, Images, Learner
 from advcore.types import Event
 
@@ -50,10 +51,13 @@ class EpochTrainer:
     lengths : of the planned epochs, in epochs on all data. place, coreset : of the present epoch; None is all data.
     """
 
-    def __init__(self, run: "Run", memory: Perturbations | None, speed: Speed) -> None:
+    def __init__(
+        self, run: "Run", memory: Perturbations | None, speed: Speed, catcher: RowCatcher | None = None
+    ) -> None:
         trainer = run.trainer
         self.run = run
         self.memory = memory
+        self.catcher = catcher
         self.device = find_device(run.model)
         self.plan = trainer.schedule.plan()
         self.lengths = [1.0 if epoch.action == "full" else trainer.schedule.budget for epoch in self.plan]
@@ -238,6 +242,7 @@ class EpochTrainer:
             watch=self.watch,
             awp=trainer.awp_at(self.place.epoch),
             regularizer=trainer.regularizer,
+            catcher=self.catcher,
         )
 
     def _update_average(self) -> None:

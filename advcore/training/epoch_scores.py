@@ -11,8 +11,9 @@ from advcore.cost import CostLedger
 from advcore.data.source import Source
 from advcore.gradients.base import Gradient, MeasurementSettings
 from advcore.rng import Stream
-from advcore.rows import DenseRows
+from advcore.rows import DenseRows, Rows
 from advcore.training.progress import Listener
+from advcore.training.row_catcher import RowCatcher
 from advcore.types import Event
 
 if TYPE_CHECKING:
@@ -21,11 +22,15 @@ if TYPE_CHECKING:
 
 
 class EpochScores:
-    """The scores of a run's examples after its epochs on all data; `collected` holds those so far."""
+    """The scores of a run's examples after its epochs on all data; `collected` holds those so far.
 
-    def __init__(self, run: "Run", score: Gradient) -> None:
+    catcher : catches them in training; None: they are measured.
+    """
+
+    def __init__(self, run: "Run", score: Gradient, catcher: RowCatcher | None = None) -> None:
         self.run = run
         self.score = score
+        self.catcher = catcher
         assert score.collect is not None, "a run takes scores that are collected"
         self.collected = score.collect()
 
@@ -62,6 +67,8 @@ class EpochScores:
 
     def _measure(self, epoch: int, model: nn.Module, ledger: CostLedger) -> Tensor:
         run = self.run
+        if self.catcher is not None:
+            return get_scores(self.catcher.build_rows()).to(run.train.device)
         on_event = partial(run.out.add_events, epoch)
         return measure_scores(
             self.score, run.trainer, model, source=run.train, seed=run.seed, ledger=ledger, on_event=on_event
@@ -94,5 +101,10 @@ def measure_scores(
     measured = score.measure(model, source, settings)
     for event in measured.events:
         on_event(event)
-    assert isinstance(measured.rows, DenseRows), "a score is a row of a single number"
-    return measured.rows.matrix[:, 0].to(source.device)
+    return get_scores(measured.rows).to(source.device)
+
+
+def get_scores(rows: Rows | None) -> Tensor:
+    """Return the (N,) scores that rows of a single number hold."""
+    assert isinstance(rows, DenseRows), "a score is a row of a single number"
+    return rows.matrix[:, 0]

@@ -31,6 +31,7 @@ from advcore.training.judge import Judge
 from advcore.training.loop_settings import agree_on_speed, has_remembered_start
 from advcore.training.optimizers import AdamW, suit_speed
 from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained, ignore
+from advcore.training.row_catcher import build_catcher
 from advcore.training.snapshot import restore, take_snapshot
 from advcore.training.swa import recompute_statistics
 from advcore.training.trainable import TrainedParts, preserve_trainable
@@ -73,6 +74,7 @@ def train_run(run: Run, snapshot: Snapshot | None = None, *, progress: bool | No
 class Loop:
     """The epochs of a run, and all that changes while they run.
 
+    catcher : catches gradient rows in training, for selections that read them; else None.
     scores : taken over epochs, for solvers that read such scores; else None. coreset : the last one chosen.
     infinite : parameters that held infinity when the run began, which is no divergence.
     place : how far the run is; where there is a snapshot, as far as that of the run that continues.
@@ -93,8 +95,9 @@ class Loop:
         self.notes = note_modes(run.model)
         self.parts = TrainedParts(run.trainer, run.model, run.train)
         self.parts.begin_epoch(0)
-        self.epoch_trainer = EpochTrainer(run, self.memory, self.speed)
-        self.scores = None if run.trainer.score is None else EpochScores(run, run.trainer.score)
+        self.catcher = build_catcher(run)
+        self.epoch_trainer = EpochTrainer(run, self.memory, self.speed, self.catcher)
+        self.scores = None if run.trainer.score is None else EpochScores(run, run.trainer.score, self.catcher)
         self.coreset: Coreset | None = None
         self.place = Place()
         if snapshot is not None:
@@ -188,6 +191,8 @@ class Loop:
         ledger = run.out.ledger
         action = self.plan[place.epoch].action
         self.parts.begin_epoch(place.epoch)
+        if self.catcher is not None:
+            self.catcher.epoch = place.epoch
         if not place.begun:
             with ledger.undo_on_error():
                 self._choose_coreset(action)
@@ -208,6 +213,9 @@ class Loop:
             with ledger.undo_on_error():
                 self.scores.add(place.epoch)
             place.scored = True
+        if self.catcher is not None and "rows" not in entry:
+            with ledger.undo_on_error():
+                entry["rows"] = self.catcher.end_epoch(self._prepare_selector(), coreset)
         with ledger.undo_on_error():
             if run.trainer.is_averaged(place.epoch, len(self.plan)):
                 recompute_statistics(run, self.judged_model, coreset, place.epoch)
@@ -221,33 +229,50 @@ class Loop:
         run = self.run
         if action in ("full", "reuse"):
             return
-        selector = run.trainer.get_selector()
-        if self.memory is not None:
-            self.memory.look(None)
-            if selector.attack is not None and has_remembered_start(selector.attack):
-                selector = replace(selector, attack=selector.attack.with_memory(self.memory))
+        selector = self._prepare_selector()
         if action == "select":
             self._select(selector)
         elif self.coreset is None:
             self.coreset = selector.stand_in.select(run.model, run.train, seed=run.seed, epoch=self.place.epoch)
 
+    def _prepare_selector(self) -> AdversarialCoreset:
+        """Return the selector, with the memory that its attack starts from; that is then read in the plain view."""
+        selector = self.run.trainer.get_selector()
+        if self.memory is None:
+            return selector
+        self.memory.look(None)
+        if selector.attack is None or not has_remembered_start(selector.attack):
+            return selector
+        return replace(selector, attack=selector.attack.with_memory(self.memory))
+
+    def _find_rows(self) -> Rows | None:
+        """Return rows that need not be measured for a selection: scores, or what was caught in training."""
+        if self.scores is not None:
+            return self.scores.collected.rows
+        if self.catcher is not None:
+            return self.catcher.build_rows()
+        return self.run.scores
+
     def _select(self, selector: AdversarialCoreset) -> None:
         run = self.run
         coresets = run.out.coresets
-        self.coreset = selector.select(
+        coreset = selector.select(
             run.model,
             run.train,
             seed=run.seed,
             epoch=self.place.epoch,
-            rows=run.scores if self.scores is None else self.scores.collected.rows,
+            rows=self._find_rows(),
             validation=run.validation,
             previous=coresets[-1] if coresets else None,
             ledger=run.out.ledger,
             on_chunk=partial(run.listener.on_progress, "select"),
         )
-        coresets.append(self.coreset)
-        run.out.add_events(self.place.epoch, *self.coreset.events)
-        run.listener.on_coreset(self.coreset)
+        if self.catcher is not None:
+            coreset = self.catcher.add_ages(coreset)
+        self.coreset = coreset
+        coresets.append(coreset)
+        run.out.add_events(self.place.epoch, *coreset.events)
+        run.listener.on_coreset(coreset)
 
 
 def build_memory(run: Run) -> Perturbations | None:

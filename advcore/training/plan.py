@@ -10,7 +10,9 @@ from advcore.minibatch.base import is_reattack
 from advcore.objectives.base import Objective, is_attacked
 from advcore.objectives.standard import Standard
 from advcore.selection.coreset import AdversarialCoreset
+from advcore.selection.rows_from import find_catch
 from advcore.solvers.base import find_scores_file
+from advcore.training.caught_rows import is_catching, plan_refresh
 from advcore.training.first_visits import FirstVisits, plan_first_visits
 from advcore.training.minibatch import count_picked, plan_batch
 from advcore.training.prices import Prices
@@ -25,7 +27,14 @@ def plan_step(objective: Objective, attack: Attack | None) -> Work:
 
 
 def plan_selection(selector: AdversarialCoreset) -> Work:
-    """Count the passes of one selection per example of the whole set."""
+    """Count the passes of one selection per example of the whole set: none where rows are caught in training."""
+    if find_catch(selector) is not None:
+        return NO_WORK
+    return plan_measurement(selector)
+
+
+def plan_measurement(selector: AdversarialCoreset) -> Work:
+    """Count the passes per example by which a selector's rows are measured."""
     reads = selector.solver.reads
     if reads is None:
         return NO_WORK
@@ -96,8 +105,8 @@ def plan_reference(
 class PlannedWork:
     """Passes that a run will take, in all phases but evaluation.
 
-    training : of training steps. selection : of selections. scores : of the scores over epochs that some solvers read,
-    with the training of the probe from which they are taken.
+    training : of training steps. selection : of selections, and of rows that are measured anew between them. scores :
+    of the scores over epochs that some solvers read, with the training of the probe from which they are taken.
     """
 
     training: Work
@@ -118,16 +127,17 @@ def plan_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedWork:
     """
     plan = trainer.schedule.plan()
     scoring = NO_WORK
-    if trainer.score is not None:
+    if trainer.score is not None and not is_catching(trainer):
         scoring = trainer.score.plan(trainer.objective, trainer.get_selector().attack)
     probe = trainer.probe_epochs * n * (plan_step(Standard(), None) + scoring)
     full_epochs = sum(epoch.action == "full" for epoch in plan)
     selections = sum(epoch.action == "select" for epoch in plan)
-    selection = NO_WORK
+    selection = plan_refresh(trainer, n)
     if selections:
         selector = trainer.get_selector()
-        measured = n + held_out if selector.target == "validation" else n
-        selection = selections * measured * plan_selection(selector)
+        selection += selections * n * plan_selection(selector)
+        if selector.target == "validation":
+            selection += selections * held_out * plan_measurement(selector)
     training = NO_WORK
     for i, (epoch, visits) in enumerate(zip(plan, plan_first_visits(trainer, n), strict=True)):
         training += _plan_epoch(trainer, i, trainer.count_examples(epoch.action, n), visits)

@@ -26,6 +26,7 @@ from advcore.objectives.base import compute_cross_entropy
 from advcore.regularizers.base import HasStart
 from advcore.shares import divide
 from advcore.training.progress import Entry, Snapshot
+from advcore.training.row_catcher import catch_rows
 from advcore.training.step import Batch, Forward, Learner
 from advcore.training.steppers import AttackSubsetStepper
 from advcore.training.visits import VisitHistory
@@ -93,10 +94,11 @@ class ReattackStepper(AttackSubsetStepper):
                     logits = logits[points.positions]
                 return logits
 
-            loss = scale * learner.loss(pass_forward, batch.x, points.images, labels, weights)
+            loss = scale * learner.loss(watch(pass_forward), batch.x, points.images, labels, weights)
             return self._add_clean_loss(learner, forward, batch, loss)
 
-        loss = learner.update(compute_loss, batch.x.device, batch.where)
+        with catch_rows(learner.catcher, batch.attack_stream, batch.y) as watch:
+            loss = learner.update(compute_loss, batch.x.device, batch.where)
         self._record_visits(batch, chosen, compute_cross_entropy(outputs[0], labels))
         return loss, batch.images
 

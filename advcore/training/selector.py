@@ -8,6 +8,7 @@ from advcore.errors import SettingProblem, check, must, require
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.solvers.base import Solver
+from advcore.training.caught_rows import list_catch_problems
 from advcore.training.loop_settings import has_remembered_start
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def list_disagreements(trainer: "Trainer") -> Iterator[SettingProblem]:
         got = getattr(selector, name)
         if is_read and got != value:
             yield must(f"selector.{name}", repr(value), got, _WAY_OUT)
+    yield from list_catch_problems(trainer)
     if trainer.normalise == "batch" and not getattr(selector.solver, "nonnegative", True):
         way_out = "the weights of a batch may sum to 0 or less; or use normalise: none"
         yield must("solver.nonnegative", "true with normalise: batch", False, way_out)

@@ -62,8 +62,8 @@ def take_snapshot(loop: "Loop") -> Snapshot:
             "random": distributed.gather_values(_get_random_states(loop.device)),
         }
     )
-    snapshot["memory"] = loop.memory and loop.memory.state()  # a copy already
-    return snapshot
+    rows = loop.catcher and loop.catcher.store.state()
+    return snapshot | {"memory": loop.memory and loop.memory.state(), "rows": rows}  # copies already
 
 
 def restore(loop: "Loop", snapshot: Snapshot) -> None:
@@ -96,6 +96,8 @@ def _restore(loop: "Loop", snapshot: Snapshot) -> None:
     learning.stepper.restore(snapshot["rule"])
     if loop.memory is not None:
         loop.memory.restore(snapshot["memory"])
+    if loop.catcher is not None:
+        loop.catcher.store.restore(snapshot["rows"])
     if loop.scores is not None:
         loop.scores.collected.restore(_map_tensors(methodcaller("to", loop.run.train.device), snapshot["scores"]))
     _restore_results(loop, snapshot)

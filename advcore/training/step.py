@@ -23,6 +23,7 @@ from advcore.runtime.watch import GradientWatch
 from advcore.shares import divide
 from advcore.training.gate import NOT_APPLIED, Gate
 from advcore.training.progress import Entry, Snapshot
+from advcore.training.row_catcher import RowCatcher, catch_rows
 from advcore.training.weight_attack import AWP, list_statistics, move_weights
 from advcore.unit_range import trust_images
 
@@ -53,6 +54,7 @@ class Learner:
     watch : of the gradients by which the attack climbs, over all steps of a run.
     awp : moves the weights at which the update's gradient is taken; None for no such move.
     regularizer : its penalties are added to the losses; None for no such penalty.
+    catcher : stores gradient rows of the examples of each `step`; None stores none.
     """
 
     model: nn.Module
@@ -71,6 +73,7 @@ class Learner:
     watch: GradientWatch = field(default_factory=GradientWatch)
     awp: AWP | None = None
     regularizer: Regularizer | None = None
+    catcher: RowCatcher | None = None
 
     def perturb(self, x: Tensor, y: Tensor, generator: Stream, *, clean: Tensor | None = None) -> Tensor:
         """Attack x (B, C, H, W), B may be 0, of which `clean` are the logits if known; a memory keeps where it ends."""
@@ -79,6 +82,8 @@ class Learner:
         with self.ledger.phase("attack", x.device), borrow(self.model, training=self.attack_mode == "train"):
             attack = bind_attack(self.attack, self.model, self.ledger.count_passes)
             forward = self.watch.watch(self.ledger.count_passes(self.model))
+            if self.catcher is not None:
+                forward = self.catcher.watch_attack(forward)
             with trust_images():
                 x_adv = perturb(forward, self.objective, attack, x, y, clean=clean, generator=generator)
             self.watch.refuse_training(self.model, attack, x, y)
@@ -194,11 +199,12 @@ def step(
         with learner.ledger.phase("attack", x.device):
             examples = describe_examples(learner.regularizer, learner.objective, learner.attack, x, y, generator)
     x_adv = learner.perturb(x, y, generator)
+    with catch_rows(learner.catcher, generator, y) as watch:
 
-    def loss_of(forward: Forward) -> Tensor:
-        return factor * learner.loss(forward, x, x_adv, y, weights, examples)
+        def loss_of(forward: Forward) -> Tensor:
+            return factor * learner.loss(watch(forward), x, x_adv, y, weights, examples)
 
-    return learner.update(loss_of, x.device, where)
+        return learner.update(loss_of, x.device, where)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from advcore.selection.schedule import Schedule
 from advcore.settings import settings
 from advcore.solvers.base import Solver, find_scores_file
 from advcore.training.attack_steps import StepSchedule, find_steps_problem
+from advcore.training.caught_rows import is_catching
 from advcore.training.loop import Listener, Run, Trained, train_run
 from advcore.training.loop_settings import (
     LoopSettings,
@@ -93,7 +94,7 @@ class Trainer(LoopSettings):
         return expand_selection(self, budget, solver)
 
     def _check_more(self) -> list[SettingProblem | None]:
-        is_scored = self.score is None or self.schedule.warm_epochs or self.probe_epochs
+        is_scored = self.score is None or self.schedule.warm_epochs or self.probe_epochs or is_catching(self)
         need = f"{self.solver_reads} scores need a training run"
         return [
             describe_mismatch(self.objective, self.attack),

@@ -27,6 +27,7 @@ from advcore.regularizers import GradAlign, PriorGuided
 from advcore.rng import Stream
 from advcore.rows import DenseRows
 from advcore.runtime.signals import Stopped, catch_signals
+from advcore.selection.rows_from import Refresh
 from advcore.selection.schedule import Schedule
 from advcore.solvers import SOLVERS
 from advcore.training.average import SWA
@@ -86,7 +87,7 @@ def selecting(**how) -> Trainer:
         chunk_size=16,
         normalise=how.get("normalise", "coreset"),
     )
-    return trainer(schedule=schedule, selector=chooser, **how)
+    return trainer(**({"schedule": schedule, "selector": chooser} | how))
 
 
 def select() -> dict:
@@ -197,6 +198,18 @@ RUNS = {
         objective=Pgd(),
         attack=LinfPGD(eps=0.1, steps=2, start="remembered"),
         memory=Memory(precision="float16"),
+    ),
+    "rows from training": lambda: selecting(
+        selector=AdversarialCoreset(
+            objective=Trades(beta=3.0),
+            attack=ATTACK,
+            solver=SOLVERS["gradmatch"](),
+            budget=0.4,
+            chunk_size=16,
+            block_size=20,
+            rows_from="training",
+            refresh=Refresh(share=0.3),
+        )
     ),
     "pool": lambda: trainer(objective=Pgd(), attack=LinfPGD(eps=0.1, steps=2, start="remembered")),
     "momentum, prior guided": lambda: trainer(

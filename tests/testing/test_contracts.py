@@ -10,6 +10,7 @@ from advcore.gradients import GRADIENTS
 from advcore.minibatch import RULES
 from advcore.models import MODELS
 from advcore.objectives import OBJECTIVES
+from advcore.regularizers import REGULARIZERS
 from advcore.solvers import SOLVERS
 from advcore.testing import (
     AttackContract,
@@ -17,6 +18,7 @@ from advcore.testing import (
     GradientContract,
     ModelContract,
     ObjectiveContract,
+    RegularizerContract,
     RuleContract,
     SolverContract,
 )
@@ -32,6 +34,12 @@ class TestObjectives(ObjectiveContract):
     @pytest.fixture(params=OBJECTIVES)
     def objective(self, request):
         return build_example(OBJECTIVES[request.param])
+
+
+class TestRegularizers(RegularizerContract):
+    @pytest.fixture(params=REGULARIZERS)
+    def regularizer(self, request):
+        return build_example(REGULARIZERS[request.param])
 
 
 class TestSolvers(SolverContract):

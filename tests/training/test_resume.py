@@ -24,6 +24,7 @@ from advcore.regularizers import GradAlign, PriorGuided
 from advcore.runtime import signals
 from advcore.runtime.signals import Stopped
 from advcore.selection.coreset import AdversarialCoreset
+from advcore.selection.rows_from import Refresh
 from advcore.selection.schedule import Schedule
 from advcore.solvers import ByScore, Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD, Adam, AdamW, ByBudget, Cosine
@@ -65,6 +66,15 @@ RUNS = {
     "free": {"minibatch": RULES["free"](replays=2), "solver": GradMatch()},
     "bullettrain": {"minibatch": RULES["bullettrain"](smoothing=0.5)},
     "infobatch": {"minibatch": RULES["infobatch"](r=0.7, whole=0.25), "solver": Random(), "partition": "per_batch"},
+    "rows from training": {"solver": Craig(), "objective": Trades(), "rows_from": "training"},
+    "rows from training, refreshed": {
+        "solver": GradMatch(),
+        "attack": REMEMBERED,
+        "period": 1,
+        "rows_from": "training",
+        "refresh": Refresh(share=0.4),
+    },
+    "scores from training": {"solver": EasyCore(), "rows_from": "training", "partition": "whole"},
     "moving average, adam": {"ema": 0.9, "optimizer": Adam(lr=0.01)},
     "head first, awp": {"head_epochs": 2, "awp": AWP(gamma=0.01, warm_up=1)},
     "eps ramp, equal average": {"eps_ramp": 2.5, "swa": SWA(start=0.4)},
@@ -85,12 +95,15 @@ def kernels():
         yield
 
 
-def trainer(attack=ATTACK, solver=None, objective=None, *, partition="per_class", warm=0.5, schedule=None, **more):
+def trainer(
+    attack=ATTACK, solver=None, objective=None, *, partition="per_class", warm=0.5, schedule=None, period=2, **more
+):
     objective = objective or Pgd()
+    caught = {name: more.pop(name) for name in ("rows_from", "refresh") if name in more}
     chooser = solver and AdversarialCoreset(
-        objective=objective, solver=solver, attack=attack, partition=partition, block_size=SIZE, chunk_size=32
+        objective=objective, solver=solver, attack=attack, partition=partition, block_size=SIZE, chunk_size=32, **caught
     )
-    when = {"budget": 0.5, "warm_start": warm, "period": 2, "schedule": schedule or "compressed"} if solver else {}
+    when = {"budget": 0.5, "warm_start": warm, "period": period, "schedule": schedule or "compressed"} if solver else {}
     more = {"optimizer": SGD(lr=0.05), "batch_size": SIZE, "probe_examples": 16, **more}
     return Trainer(objective=objective, attack=attack, schedule=Schedule(epochs=4, **when), selector=chooser, **more)
 
