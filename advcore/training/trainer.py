@@ -124,8 +124,8 @@ class Trainer(LoopSettings):
 
     @property
     def remembers(self) -> bool:
-        """Whether the training attack starts from the perturbation of the epoch before."""
-        return has_remembered_start(self.attack)
+        """Whether training attacks its images, from the perturbations of the epoch before."""
+        return has_remembered_start(self.attack) and is_attacked(self.objective)
 
     def attack_at(self, epoch: int) -> Attack | None:
         """Return the attack of an epoch that runs, counted from 0."""
