@@ -13,21 +13,19 @@ from advcore.errors import check, format_count, require
 from advcore.rng import Stream
 from advcore.rows.row_store import settle_place
 from advcore.run import build
+from advcore.run.explanations import explain_epochs, explain_ramps
 from advcore.run.pretrained import Beginning
 from advcore.selection.duration import settle_minutes
 from advcore.selection.memory import Estimate, estimate_for, settle
-from advcore.selection.schedule import Schedule
 from advcore.solvers.uniform import Random
 from advcore.training.budget import Offer, find_budget_at_cost, list_offers
 from advcore.training.caught_rows import count_refreshed, count_row_bytes
-from advcore.training.loop_settings import count_ramp_steps, count_steps
 from advcore.training.minibatch import is_bound
 from advcore.training.plan import PlannedWork, Reference, plan_parts, plan_reference, plan_selection
 from advcore.training.prices import Prices, find_prices
 from advcore.training.trainer import Trainer
 from advcore.work import Work
 
-_OTHER_SHARE = 1.25  # by how much a ramp's share of a run is larger or smaller than of full training, to be mentioned
 _NEAR = 0.95  # of a wanted cost; the plan mentions a cost that is below it
 
 
@@ -225,41 +223,6 @@ def find_reference(config: RunConfig, n: int, prices: Prices | None) -> Referenc
         steps=config.cost.reference_steps,
         prices=prices,
     )
-
-
-def explain_epochs(schedule: Schedule) -> str | None:
-    """Say why fewer epochs run than `training.epochs` asks for; None where all of them run."""
-    if schedule.length == schedule.epochs:
-        return None
-    change = f"cut to {schedule.warm_epochs}, on all data" if schedule.warm_epochs else "left out"
-    warm_start = f"the warm start of {format_count(schedule.first, 'epoch')} is {change}"
-    on_coresets = format_count(schedule.length - schedule.warm_epochs, "epoch")
-    return (
-        f"{schedule.length} of training.epochs: {schedule.epochs} run, so that the work is about "
-        f"{100 * schedule.budget:g} % of full training (selection.budget): {warm_start}, then {on_coresets} on coresets"
-    )
-
-
-def explain_ramps(trainer: Trainer, n: int, epochs: int) -> str | None:
-    """Say which ramps and warm-ups take another share of the run's steps than of full training's `epochs`, if any do.
-
-    n : training examples. Named are those whose share is larger or smaller by a quarter.
-    """
-    steps = count_steps(trainer, n)
-    ramps = {
-        "training.eps_ramp": (trainer.eps_ramp, count_ramp_steps(trainer, n)),
-        "training.head_epochs": (trainer.head_epochs, sum(steps[: trainer.head_epochs])),
-    }
-    for path, part in (("minibatch", trainer.minibatch), ("training.awp", trainer.awp)):
-        if part is not None:
-            ramps[f"{path}.warm_up"] = (part.warm_up, sum(steps[: part.warm_up]))
-    lines = []
-    for path, (length, taken) in ramps.items():
-        share = min(1.0, taken / sum(steps))
-        usual = min(1.0, length / epochs)
-        if length and not usual / _OTHER_SHARE <= share <= usual * _OTHER_SHARE:
-            lines.append(f"{path}: {length:g} takes {share:.0%} of this run's steps, {usual:.0%} of full training's")
-    return "; ".join(lines) or None
 
 
 def _name_candidates(trainer: Trainer) -> str:

@@ -71,29 +71,27 @@ class Reporter(Listener):
     on_final: Callable[[str], None] = ignore
 
 
-<<<<<<< HEAD
-def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True, pool_labels: bool = True) -> Prepared:
-=======
-def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True, budget: float | None = None) -> Prepared:
->>>>>>> w-rev-costs
+def prepare(
+    config: RunConfig,
+    *,
+    scores: bool = True,
+    initial: bool = True,
+    pool_labels: bool = True,
+    budget: float | None = None,
+) -> Prepared:
     """Read and check the data, build model and trainer, and make the plan; train nothing.
 
     scores : also read the file of scores that the solver names, which only a selection needs.
     initial : also read the weights to begin with, if the settings name some.
-<<<<<<< HEAD
     pool_labels : also let a teacher label the pool, if the settings name one, which only training and selecting need.
-=======
     budget : that a run goes on with (`resume.find_budget`), in place of what `selection.cost` pays for by this version.
->>>>>>> w-rev-costs
 
     The trainer comes first: it needs no data, so that a wrong setting is reported before anything is read. It is built
     again where settings were completed with the help of the data: by the budget for a cost, or by networks.
     """
     trainer = build.build_trainer(config)
     device = build.choose_device(config)
-    if distributed.is_first():
-        for tracker in config.tracking:
-            tracker.load()
+    _load_trackers(config)
     data = build.load_data(config, trainer, device)
     model = build.build_model(config, data, device)
     beginning = load_beginning(model, config, data) if initial else None
@@ -110,17 +108,28 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True, bud
     if pool_labels:
         data, labelled = label_pool(config, data, device)
     rows, inputs = build.load_scores(trainer, data) if scores else (None, {})
-    inputs |= labelled | _hash_networks(completed)
-    if beginning is not None:
-        inputs |= beginning.list_inputs()
-    if wanted is not None:
-        inputs["selection.cost"] = wanted
+    inputs |= labelled | _list_inputs(completed, beginning, wanted)
     plan = make_plan(completed, trainer, data, model, wanted, beginning)
     pretraining = _describe_pretraining(beginning, inputs)
     return Prepared(completed, data, model, trainer, plan=plan, scores=rows, inputs=inputs, pretraining=pretraining)
 
 
-<<<<<<< HEAD
+def _load_trackers(config: RunConfig) -> None:
+    if distributed.is_first():
+        for tracker in config.tracking:
+            tracker.load()
+
+
+def _list_inputs(config: RunConfig, beginning: Beginning | None, wanted: float | None) -> dict[str, object]:
+    """Return the files that a run reads beside data and scores, and the wanted cost, by setting."""
+    inputs: dict[str, object] = {**_hash_networks(config)}
+    if beginning is not None:
+        inputs |= beginning.list_inputs()
+    if wanted is not None:
+        inputs["selection.cost"] = wanted
+    return inputs
+
+
 def _try_attacks(config: RunConfig, model: nn.Module) -> None:
     """Bind each attack of a run to its model, which refuses those that do not fit it."""
     for path, attack in build.list_attacks(config).items():
@@ -130,19 +139,18 @@ def _try_attacks(config: RunConfig, model: nn.Module) -> None:
             bind_attack(attack, model, CostLedger().count_passes)  # of which nothing is kept
 
 
-def _settle_budget(config: RunConfig, data: Data, model: nn.Module) -> RunConfig:
-    """Return the config with the budget that `selection.cost` pays for. Raises ConfigError beside a pool."""
+def _settle_budget(config: RunConfig, data: Data, model: nn.Module, budget: float | None) -> RunConfig:
+    """Return the config with this budget in place of `selection.cost`; None for what that pays for.
+
+    Raises ConfigError beside a pool.
+    """
     way_out = "an epoch costs the same however few images of the pool are chosen; set selection.budget"
     is_alone = not isinstance(data.train, Pooled)
     require(
         check(is_alone, "selection.cost", "null beside data.pool", config.selection and config.selection.cost, way_out)
     )
-=======
-def _settle_budget(config: RunConfig, data: Data, model: nn.Module, budget: float | None) -> RunConfig:
-    """Return the config with this budget in place of `selection.cost`; None for what that pays for."""
     if budget is not None:
         return replace_cost(config, budget)
->>>>>>> w-rev-costs
     trainer = build.build_trainer(config)
     prices = find_prices(trainer, model, data.train)
     with build.prefix_problems("selection."):
