@@ -3,13 +3,16 @@
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from advcore.cli import arguments, output, processes
 from advcore.runtime.signals import Stopped
 from advcore.terminal import command_line, print_next, show_run
+
+if TYPE_CHECKING:
+    from advcore.config.schema import RunConfig
 
 
 def run(
@@ -25,8 +28,8 @@ def run(
     from advcore.config.load import load
     from advcore.reporting.tables import list_closing_rows
     from advcore.run import checkpoints, folder, prepare
-    from advcore.run import resume as resuming
     from advcore.run import run as runner
+    from advcore.run.resume import find_budget
     from advcore.training.trainer import refuse_processes
 
     job = distributed.name_launchers()
@@ -36,7 +39,7 @@ def run(
             path, resume = folder.choose_folder(config, out, overwrite, resume, job)
             if distributed.is_first():
                 stack.enter_context(checkpoints.lock_folder(path))
-        budget = distributed.run_on_first(lambda: resuming.find_budget(path, config) if resume else None)
+        budget = distributed.run_on_first(lambda: find_budget(path, config) if resume else None)
         with processes.check_together():
             prepared = prepare.prepare(config, budget=budget)
             refuse_processes(prepared.trainer)
