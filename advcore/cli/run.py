@@ -48,12 +48,16 @@ def run(
             if not distributed.is_launched():  # otherwise the command that started torchrun continues the run
                 _print_continuation(file, out, set_ or (), plugin or ())
             raise
-    if processes.get_rank():
-        return
-    output.print_facts(f"{record.name}, seed {config.seed}: {record.plan}", list_closing_rows(record))
+    if not processes.get_rank():
+        output.print_facts(f"{record.name}, seed {config.seed}: {record.plan}", list_closing_rows(record))
+        _print_end(path, config, plugin or ())
+
+
+def _print_end(path: Path, config: "RunConfig", plugins: Sequence[Path]) -> None:
+    """Print where the record is, and what to type next."""
     typer.echo(f"record: {path / 'record.json'}")
     print_next(command_line("report", path))
-    output.suggest_autoattack(path, config, plugins=plugin or ())
+    output.suggest_autoattack(path, config, plugins=plugins)
 
 
 def _prepare(config: "RunConfig", path: Path | None) -> "Prepared":

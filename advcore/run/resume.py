@@ -28,7 +28,7 @@ from advcore.training.progress import Snapshot, Trained
 log = logging.getLogger(__name__)
 
 # Settings that may change when a run is resumed: they do not change how it trains.
-_FREE = (*ELSEWHERE, "data.path", "data.pool.path", "model.weights", "evaluation", "cost")
+_FREE = (*ELSEWHERE, "data.path", "data.pool.path", "data.pool.teacher", "model.weights", "evaluation", "cost")
 # What the record of a resumed run takes over from the record before.
 _CONTINUED = ("epochs", "selections", "events", "ledger", "relative_cost", "best_epoch", "final", "finished")
 
