@@ -341,7 +341,7 @@ VARIATIONS += ("main-repeat", "main-strong", "main-mnist-strong", "finetune", "f
 """Suites of runs that stand beside another suite's."""
 WAITING = ("cifar10-gpu-trades", "cifar10-gpu-linf", "reattack")
 """Suites that wait for a GPU: without all of their records yet."""
-NOT_RUN: dict[str, set[str]] = {"digits": {"GradMatch, rows from training"}}
+NOT_RUN: dict[str, set[str]] = {}
 """Methods of other suites that have no records yet: they go from here when the suite is run again."""
 
 

@@ -14,6 +14,7 @@ from advcore.cost import CostLedger
 from advcore.data.augment import augment_images
 from advcore.data.checks import count_logits
 from advcore.data.contract import read_batches
+from advcore.data.pool import Pooled
 from advcore.evaluation.checks import FEW_IMAGES, flag_underflow
 from advcore.objectives.base import is_attacked
 from advcore.rng import Stream, preserve_random_state
@@ -60,7 +61,7 @@ class EpochTrainer:
         self.catcher = catcher
         self.device = find_device(run.model)
         self.plan = trainer.schedule.plan()
-        self.lengths = [1.0 if epoch.action == "full" else trainer.schedule.budget for epoch in self.plan]
+        self.lengths = trainer.schedule.list_lengths()
         self.parallel = distributed.average_gradients_of(speed.lay_out(run.model))
         self.optimizer = build_optimizer(trainer.optimizer, run.model, fused=bool(speed.fused))
         self.lr_factor = bind_factor(trainer.lr_schedule, trainer.optimizer.lr)
@@ -163,13 +164,16 @@ class EpochTrainer:
                 self.memory.look(view)
             return
         n = self.run.train.index_count
-        examples = torch.arange(n) if self.coreset is None else self.coreset.indices
+        coreset = self.coreset
+        if isinstance(self.run.train, Pooled):
+            coreset = None  # what is not chosen now may be chosen later
+        examples = torch.arange(n) if coreset is None else coreset.indices
         if self.memory is not None:
             with distributed.fail_together():
                 refuse_other_images(self.run.train)
             room = n
-            if self.coreset is not None:
-                room = max(len(self.coreset), self.run.trainer.get_selector().count_chosen(n))
+            if coreset is not None:
+                room = max(len(coreset), self.run.trainer.get_selector().count_chosen(n))
             self.memory.begin(examples, view, room)
         self.stepper.begin(self.place.epoch, self.run.out.epochs)
         self.stepper.choose_examples(examples, stream.child("epoch"), len(self.plan))
