@@ -1,6 +1,7 @@
 """What a run shows of its progress: bars in a terminal, plain lines elsewhere."""
 
 import contextlib
+import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from advcore import distributed
 from advcore.errors import format_count
+from advcore.rng import preserve_random_state
 from advcore.selection.result import Coreset
 from advcore.training.progress import Entry, Listener, Trained, ignore
 
@@ -27,6 +29,9 @@ def show_training(run: "Run", progress: bool | None) -> Iterator[Listener]:
     """
     listener = run.listener
     schedule = run.trainer.schedule
+    if progress is not False:
+        with preserve_random_state():  # it draws when it is imported, and a network may draw from the same state
+            importlib.import_module("rich.progress")
     if progress is None:
         progress = listener.on_epoch is listener.on_progress is ignore and _is_watched()
     if not progress or not distributed.is_first():
