@@ -1,11 +1,12 @@
 """From a run file and a wanted cost to the recipe that the evidence names, fitted to that cost."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from advcore.config.load import from_dict, list_changes, resolve, set_values
 from advcore.config.schema import RunConfig
-from advcore.errors import UserError, check, require
+from advcore.errors import UserError, check, format_count, require
 from advcore.evidence.match import Conditions, find_study, list_differences, read_conditions
 from advcore.evidence.studies import Recipe, Study
 from advcore.suite.baselines import plan_cost, set_epochs
@@ -167,17 +168,21 @@ def _choose(candidates: Sequence[_Candidate], wanted: float, study: Study) -> _C
 
 
 def _fit(chosen: _Candidate, wanted: float, extents: Extents) -> RunConfig:
-    """Return the run of at most the wanted cost, and at most `MOST_STRETCH` times the measured epochs.
+    """Return the run of at most the wanted cost, with the measured epochs times or over `MOST_STRETCH` at most.
 
-    Raises ConfigError where a single epoch costs more.
+    Raises ConfigError where the fewest such epochs cost more.
     """
     config = chosen.config
     if config.selection is not None and config.selection.cost is not None:
         return replace(config, selection=replace(config.selection, cost=wanted))
-    most = max(1, int(MOST_STRETCH * config.training.epochs))
+    measured = config.training.epochs
+    least = max(1, math.floor(measured / MOST_STRETCH))
+    most = math.floor(measured * MOST_STRETCH)
     costs_at_most = _limit_epochs(config, wanted, extents)
-    require(check(costs_at_most(1), "--cost", "enough for an epoch of this recipe", wanted, "set more training.epochs"))
-    return set_epochs(config, find_largest(costs_at_most, 1, most))
+    way_out = "ask for more, or set more training.epochs"
+    rule = f"enough for {format_count(least, 'epoch')} of this recipe"
+    require(check(costs_at_most(least), "--cost", rule, wanted, way_out))
+    return set_epochs(config, find_largest(costs_at_most, least, most))
 
 
 def _limit_epochs(config: RunConfig, wanted: float, extents: Extents) -> Callable[[int], bool]:

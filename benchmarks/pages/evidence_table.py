@@ -157,14 +157,21 @@ def list_rivals(groups: Groups, able: Groups, name: str, reference: str) -> list
     """What a recipe stands beside: the best random subset and the next best method of about its cost, full training."""
     near = [other for other in groups if other not in (name, reference) and are_level(groups, name, other)]
     by_accuracy = sorted(near, key=lambda other: -statistics.fmean(robust(groups[other])))
-    drawn = [other for other in by_accuracy if is_random(groups[other])]
+    drawn = [other for other in by_accuracy if is_random(groups[other])] or find_random(groups, name)
     rest = [other for other in by_accuracy if other in able and other not in drawn[:1]]
     return [*drawn[:1], *rest[:1], reference]
 
 
-def are_level(groups: Groups, name: str, other: str) -> bool:
+def find_random(groups: Groups, name: str) -> list[str]:
+    """The random subset nearest in cost, where none costs as much: whole epochs make costs jump."""
+    drawn = [other for other in groups if other != name and is_random(groups[other])]
+    near = [other for other in drawn if are_level(groups, name, other, share=2 * SAME_COST)]
+    return sorted(near, key=lambda other: abs(cost(groups, other) - cost(groups, name)))
+
+
+def are_level(groups: Groups, name: str, other: str, share: float = SAME_COST) -> bool:
     """Whether two methods cost about the same."""
-    return abs(cost(groups, other) - cost(groups, name)) <= SAME_COST * cost(groups, name)
+    return abs(cost(groups, other) - cost(groups, name)) <= share * cost(groups, name)
 
 
 def is_random(records: list[RunRecord]) -> bool:

@@ -120,7 +120,7 @@ def test_without_evidence_there_is_one_line_and_no_recipe(values, change, line):
     assert len(raised.value.lines) == 1 and line in raised.value.lines[0]
 
 
-@pytest.mark.parametrize(("cost", "line"), [(0.01, "--cost must be at least 0.145"), (0, "above 0"), (1, "below 1")])
+@pytest.mark.parametrize(("cost", "line"), [(0.01, "--cost must be at least 0.1"), (0, "above 0"), (1, "below 1")])
 def test_a_cost_without_evidence_is_refused_in_one_line(values, cost, line):
     with pytest.raises(ConfigError) as raised:
         recommend(values, cost, [make_study(make_recipe(70, attack=REMEMBERED))])
