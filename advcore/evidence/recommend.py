@@ -16,8 +16,6 @@ from advcore.types import Facts
 
 # A recipe is run for at most this factor more epochs than measured, and at most this factor fewer.
 MOST_STRETCH = 1.5
-# A recipe of a slightly higher cost, by this share, counts for the wanted cost: a few epochs fewer meet it.
-_SAME_COST = 0.1
 # Settings of training that belong to the attack which a recipe replaces.
 _OF_ATTACK = ("attack_steps", "regularizer")
 
@@ -68,8 +66,8 @@ def recommend(values: Facts, wanted: float, studies: Sequence[Study]) -> Recomme
 
     values : of the run file, as plain values. It stands for full training: its selection and minibatch rule, if any,
     are left out. Each recipe of the nearest study (`find_study`) is planned on the run file, with the file's reference,
-    so that like is compared with like; the most robust that the cost pays for is then fitted to the cost, by epochs, or
-    by its budget where it selects by cost.
+    so that like is compared with like; the one nearest to the cost is then fitted to it, by epochs, or by its budget
+    where it selects by cost.
     Raises ConfigError, one line, for a cost, data or a threat model without evidence.
     Cost: plans; no training.
     """
@@ -152,19 +150,23 @@ def _scale_attack(attack: Facts, ratio: float) -> Facts:
 
 
 def _choose(candidates: Sequence[_Candidate], wanted: float, study: Study) -> _Candidate:
-    """Return the most robust candidate that the cost pays for, or the cheapest if it needs few epochs less.
+    """Return the candidate whose planned cost is nearest to the wanted one, as a ratio, of those on their front.
 
-    Raises ConfigError where even that costs more.
+    One that costs more, by a factor of `MOST_STRETCH` at most, is run for fewer epochs: the next cheaper one may be far
+    less robust. Raises ConfigError where all cost more than that.
     """
     require(check(candidates, "FILE", f"a file that the recipes of {study.suite} fit", "none that fits"))
-    affordable = [entry for entry in candidates if entry.cost <= (1 + _SAME_COST) * wanted]
-    if affordable:
-        return max(affordable, key=lambda entry: entry.recipe.robust)
-    cheapest = min(candidates, key=lambda entry: entry.cost)
-    least = cheapest.cost / MOST_STRETCH
+    front = [entry for entry in candidates if not any(_is_behind(entry, other) for other in candidates)]
+    least = min(entry.cost for entry in front) / MOST_STRETCH
     way_out = f"no cheaper recipe has evidence ({study.suite}); advcore check FILE --cost X lists settings, untested"
     require(check(wanted >= least, "--cost", f"at least {format_limit(least)}", wanted, way_out))
-    return cheapest
+    able = [entry for entry in front if entry.cost <= MOST_STRETCH * wanted]
+    return min(able, key=lambda entry: abs(math.log(entry.cost / wanted)))
+
+
+def _is_behind(entry: _Candidate, other: _Candidate) -> bool:
+    """Return whether a candidate is less robust than another one that costs no more."""
+    return entry.recipe.robust < other.recipe.robust and entry.cost >= other.cost
 
 
 def _fit(chosen: _Candidate, wanted: float, extents: Extents) -> RunConfig:

@@ -7,7 +7,7 @@ from advcore.evidence.studies import Beside, Recipe, Study
 from advcore.reporting.settings_parts import format_settings
 
 _WIDTH = 118  # of a line of the header, "# " left out
-_UNEQUAL = 0.05  # a run of more, or fewer, epochs than measured is mentioned above this share
+_UNEQUAL = 0.1  # a run of more, or fewer, epochs than measured is mentioned above this share
 
 
 def format_run_file(recommendation: Recommendation, file: str) -> str:

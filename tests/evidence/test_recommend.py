@@ -43,7 +43,7 @@ def plan(settings):
     return prepare(from_dict(settings)).plan
 
 
-def test_the_most_robust_recipe_that_the_cost_pays_for_is_taken_and_meets_it_by_epochs(values):
+def test_the_recipe_nearest_to_the_cost_is_taken_and_meets_it_by_epochs(values):
     cheap = make_recipe(70, attack=REMEMBERED)  # (2 + 3) of (20 + 3) units of compute: 0.22
     weaker = make_recipe(60, attack=REMEMBERED, epochs=0.5)
     dearer = make_recipe(75, attack=REMEMBERED, epochs=2.0)
@@ -130,6 +130,19 @@ def test_a_cost_without_evidence_is_refused_in_one_line(values, cost, line):
 def test_a_slightly_cheaper_run_than_any_measured_has_fewer_epochs(values):
     result = recommend(values, 0.16, [make_study(make_recipe(70, attack=REMEMBERED))])
     assert result.cost <= 0.16 and result.stretch < 1
+
+
+def test_a_recipe_that_costs_a_little_more_is_shortened_rather_than_a_far_weaker_one_stretched(values):
+    """Costs .13 and .26: at .2 both are within their limits, and the second is nearer."""
+    weak, strong = make_recipe(50, attack=REMEMBERED, epochs=0.6), make_recipe(87, attack=REMEMBERED, epochs=1.2)
+    result = recommend(values, 0.2, [make_study(weak, strong)])
+    assert result.recipe is strong and result.cost <= 0.2 and result.stretch < 1
+
+
+def test_a_recipe_that_another_one_of_no_higher_cost_is_ahead_of_is_not_taken(values):
+    """Which of two costs more can be another order on the run file than in the study."""
+    weak, strong = make_recipe(50, attack=REMEMBERED, epochs=1.1), make_recipe(87, attack=REMEMBERED)
+    assert recommend(values, 0.24, [make_study(weak, strong)]).recipe is strong
 
 
 @pytest.mark.parametrize("change", ["attack=null", "objective.name=standard"])
