@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from advcore.cli import bench, check, doctor, evaluate, export, report, run, score, select
+from advcore.cli import bench, check, doctor, evaluate, export, recommend, report, run, score, select
 from advcore.cli import list as list_
 from advcore.cli.exits import Exit, describe_exit, leave
 from advcore.cli.processes import join_processes
@@ -35,6 +35,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "export": export.export,
     "list": list_.list_names,
     "check": check.check,
+    "recommend": recommend.recommend,
     "bench": bench.bench,
     "doctor": doctor.doctor,
 }

@@ -225,7 +225,7 @@ def _find_board(record: RunRecord, config: JsonObject, results: JsonObject) -> B
     """Return the leaderboard of a run: by the data of its evaluation, or the name of its files, and by its norm."""
     dataset = config["data"]["name"]
     if dataset not in _IMAGES:
-        dataset = name_contents(record)
+        dataset = name_contents(record.config)
     norms = [find_norm(record.config["attack"] or {})]
     norms += [entry["norm"].capitalize() for entry in results.get("attacks", ()) if entry["name"] == "autoattack"]
     boards = [Board(dataset, norm) for norm in norms if norm and (dataset, norm) in _RADII]

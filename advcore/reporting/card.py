@@ -264,7 +264,7 @@ model = load()  # eval mode; images in [0, 1], logits out
 
 def _describe_benchmark(record: RunRecord, facts: JsonObject) -> str:
     intro = "RobustBench's evaluator takes the model as it is"
-    name = name_contents(record)
+    name = name_contents(record.config)
     attack = record.config["attack"] or {}
     norm = find_norm(attack)
     if _BENCHMARKS.get(name) != (*facts["shape"], facts["num_classes"]):

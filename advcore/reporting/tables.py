@@ -70,9 +70,9 @@ def name_data(record: RunRecord) -> str:
     return f"{data.get('name', '?')} {_name_file(data)}".rstrip()
 
 
-def name_contents(record: RunRecord) -> str:
-    """Return what a run's data are: the name of a known data set, or the last part of the path of other data."""
-    data = record.config.get("data", {})
+def name_contents(config: JsonObject) -> str:
+    """Return what data a run's settings name: a known data set, or the last part of the path of other data."""
+    data = config.get("data", {})
     return _name_file(data) or str(data.get("name", "?"))
 
 

@@ -85,16 +85,16 @@ def find_budget_at_cost(trainer: Trainer, n: int, held_out: int, cost: float, re
     least = costs.cost_of(trainer, size)
     most = costs.cost_of(trainer, n - 1)
     if cost < least:
-        rule = f"at least {_format_limit(least)}, what {size} examples of {n} cost"
+        rule = f"at least {format_limit(least)}, what {size} examples of {n} cost"
         cheaper = "fewer attack steps, a cheaper selection.attack or a longer period cost less"
         raise ConfigError(must("cost", rule, cost, cheaper))
     if cost > most:
-        rule = f"at most {_format_limit(most, direction=-1)}, what {n - 1} examples of {n} cost"
+        rule = f"at most {format_limit(most, direction=-1)}, what {n - 1} examples of {n} cost"
         raise ConfigError(must("cost", rule, cost, "use all data"))
     return _find_budget(size, trainer, costs, cost)
 
 
-def _format_limit(limit: float, direction: int = 1) -> str:
+def format_limit(limit: float, direction: int = 1) -> str:
     """Write a limit in three digits, rounded up (1) or down (-1), so that a user can ask for it and not be refused."""
     unit = 10.0 ** (math.floor(math.log10(limit)) - 2)
     return f"{direction * math.ceil(direction * limit / unit - 1e-9) * unit:.3g}"
@@ -147,7 +147,7 @@ def list_offers(trainer: Trainer, n: int, held_out: int, cost: float, reference:
     if not results and least == float("inf"):
         raise refusal
     if not results:
-        rule = f"at least {_format_limit(least)}, the cheapest found"
+        rule = f"at least {format_limit(least)}, the cheapest found"
         raise ConfigError(must("--cost", rule, cost, "or train fewer epochs"))
     return list(dict.fromkeys(results))
 

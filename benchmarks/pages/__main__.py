@@ -9,6 +9,7 @@ import compute_page
 import cpu_defaults_table
 import cpu_page
 import diagnostics_page
+import evidence_table
 import gpu_page
 import masking_page
 import memory_page
@@ -21,6 +22,7 @@ import threads_page
 PAGES = (
     *(tables, solver_page, cpu_page, cpu_defaults_table, gpu_page, threads_page, memory_page, checkpoint_cost_page),
     *(compute_page, diagnostics_page, masking_page, choosing_page, network_page, pool_scale_page),
+    evidence_table,
 )
 
 for page in PAGES:

@@ -18,7 +18,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "entry": ("__main__",),
     "command line": ("cli",),
     "terminal": ("terminal",),
-    "exports and tests of plug-ins": ("export", "testing"),
+    "exports, evidence and tests of plug-ins": ("export", "evidence", "testing"),
     "suites": ("suite",),
     "runs": ("run",),
     "plug-ins": ("register",),

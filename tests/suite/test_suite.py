@@ -310,7 +310,15 @@ def test_an_identity_knows_settings_from_places(suite):
     assert hash_settings(identify(plain)) == hash_settings(identify(elsewhere)) != hash_settings(identify(other))
 
 
-SUITES = ("digits", "mnist", "minibatch-mnist", "minibatch-cifar10", "minibatch-factors", "minibatch-strong")
+SUITES = (
+    "digits-cheap",
+    "digits",
+    "mnist",
+    "minibatch-mnist",
+    "minibatch-cifar10",
+    "minibatch-factors",
+    "minibatch-strong",
+)
 SUITES += (
     "savings",
     "savings-parts",
