@@ -219,6 +219,7 @@ def test_what_the_pages_claim_is_what_the_corrected_tests_let_stand(root, tables
     cifar, mnist = (tables.suite_of(f"main-{name}").title for name in ("cifar10", "mnist"))
     claims = {key: (one.verdict, one.estimate.p, one.corrected, one.among) for key, one in tables.claims().items()}
     recipes = {key: claims.pop(key) for key in list(claims) if key[0] in ("finetune", "recipes")}
+    reattack = {key[1]: claims.pop(key) for key in list(claims) if key[0] == "reattack"}
     page = tables.main_page
     composed = next(iter(page.AGAIN))
     easycore = "EasyCore's with early scores, beside random subsets of its cost"
@@ -243,10 +244,28 @@ def test_what_the_pages_claim_is_what_the_corrected_tests_let_stand(root, tables
             *("below", pytest.approx(0.0109, abs=5e-5), pytest.approx(0.048, abs=5e-4), 5),
         ),
     }
+    assert reattack == {
+        "all, as many updates": ("beats", pytest.approx(0.0118, abs=5e-5), pytest.approx(0.035, abs=5e-4), 7),
+        "all, growing ball": ("beats", pytest.approx(0.0070, abs=5e-5), pytest.approx(0.028, abs=5e-4), 7),
+        "random": ("beats", pytest.approx(0.0036, abs=5e-5), pytest.approx(0.018, abs=5e-4), 7),
+        "low p_y": ("beats", pytest.approx(0.0002, abs=5e-5), pytest.approx(0.002, abs=5e-4), 7),
+        "oldest": ("beats", pytest.approx(0.0013, abs=5e-5), pytest.approx(0.008, abs=5e-4), 7),
+    }
     pages = ["README.md", "docs/evidence.md", *(f"benchmarks/{name}.md" for name in ("main", "minibatch", "savings"))]
     told = "\n".join((root / name).read_text() for name in pages)
     assert not re.search(r"\b(beats|loses to|is level with|beyond the spread|helps \(|better \()", told)
     assert len(re.findall(r"(?:hurts|worse) \(", told)) == len(claims)
+
+
+def test_what_the_page_of_minibatch_rules_says_of_attacking_a_share_again(tables):
+    found, digits = tables.groups("reattack"), tables.groups("digits")
+    rules = [mean_gap(found, name, "all") for name in ("random", "low p_y", "oldest")]
+    assert all(14 < gap < 16 for gap in rules) and max(rules) - min(rules) < 1
+    assert mean_gap(found, "all, growing ball", "all") > max(rules)
+    for name in ("random, growing ball", "low p_y, growing ball"):
+        assert mean_gap(found, name, "all, growing ball") < 0
+    assert 0 < -mean_gap(digits, "half attacked again, PGD-2", "full") < 1
+    assert all(record.relative_cost < 0.34 for record in digits["half attacked again, PGD-2"])
 
 
 def test_what_the_page_of_fine_tuning_says_in_short_is_in_its_records(root, tables):
@@ -339,7 +358,7 @@ def test_what_the_main_page_says_of_mnist_is_in_its_records(tables):
 VARIATIONS = ("minibatch-strong", "minibatch-factors", "savings-parts", "savings-long", "savings-strong", "why")
 VARIATIONS += ("main-repeat", "main-strong", "main-mnist-strong", "finetune", "finetune-search", "recipes", "reattack")
 """Suites of runs that stand beside another suite's."""
-WAITING = ("cifar10-gpu-trades", "cifar10-gpu-linf", "reattack")
+WAITING = ("cifar10-gpu-trades", "cifar10-gpu-linf")
 """Suites that wait for a GPU: without all of their records yet."""
 NOT_RUN: dict[str, set[str]] = {}
 """Methods of other suites that have no records yet: they go from here when the suite is run again."""

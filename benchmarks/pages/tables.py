@@ -23,7 +23,7 @@ from advcore.suite.suite import Suite, load
 
 README = BENCHMARKS.parent / "README.md"
 EVIDENCE = DOCS / "evidence.md"
-PAGES = ("digits", "mnist")
+PAGES = ("digits", "mnist", "reattack")
 README_ROWS = ("full", "GradMatch", "CRAIG", "random", "shortened", "fewer steps (PGD-4)", "FGSM-PGI", "InfoBatch")
 """The rows of digits that README shows; its page has all."""
 """Suites with a page of their own."""
