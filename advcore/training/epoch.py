@@ -25,6 +25,7 @@ from advcore.selection.result import Coreset
 from advcore.training.average import build_average, find_infinite, update_average
 from advcore.training.batches import split_into_batches, weigh_examples
 from advcore.training.gate import Gate
+from advcore.training.headroom import build_meter, compute_headroom, read_sums
 from advcore.training.loop_settings import count_ramp_steps, refuse_other_images
 from advcore.training.lr import bind_factor
 from advcore.training.minibatch import build_stepper, refuse_one_image
@@ -47,7 +48,8 @@ class EpochTrainer:
     average : of the weights, or None. infinite : which of its tensors hold infinity (`find_infinite`).
     stepper : what the minibatch rule makes of each batch.
     steps_done : training steps so far, over all epochs. ramp_steps : over how many the ball grows.
-    watch : of the first step's attack. classes : of the model, for labels that are mixed; 0 where none are.
+    watch : of the first step's attack. meter : of an epoch's headroom.
+    classes : of the model, for labels that are mixed; 0 where none are.
     lengths : of the planned epochs, in epochs on all data. place, coreset : of the present epoch; None is all data.
     """
 
@@ -82,6 +84,7 @@ class EpochTrainer:
         self.steps_done = 0
         self.ramp_steps = count_ramp_steps(trainer, len(run.train))
         self.watch = GradientWatch()
+        self.meter = build_meter(run, speed)
         self.place = Place()
         self.coreset: Coreset | None = None
 
@@ -106,7 +109,9 @@ class EpochTrainer:
                 set_lr(0.0)
                 batch = self._build_batch(examples, batches[i], weights, streams)
                 batch = replace(batch, set_lr=set_lr)
+                self.meter.begin(batch.weights if batch.is_counted else None)
                 self._add_loss(*self.stepper.step(self._build_learner(batch.is_counted), batch))
+                place.norms = place.norms + self.meter.collect()
                 place.seen += batch.images
                 place.step += 1
                 self.steps_done += 1
@@ -204,15 +209,19 @@ class EpochTrainer:
     def _describe_epoch(self, steps: int, rule_facts: Entry) -> Entry:
         place = self.place
         epoch = self.plan[place.epoch]
+        total, *norms = distributed.sum_numbers([float(place.total), *read_sums(place.norms)])
         entry = {
             "epoch": place.epoch,
             "lr_index": epoch.lr_index,
             "action": epoch.action,
             "examples": place.seen,
             "steps": steps,
-            "loss": distributed.sum_numbers([float(place.total)])[0] / place.counted,
+            "loss": total / place.counted,
             "lr": place.lr,
         }
+        headroom = compute_headroom(*norms)
+        if headroom is not None:
+            entry["headroom"] = headroom
         if rule_facts:
             entry["minibatch"] = rule_facts
         if self.run.trainer.attack_steps:
@@ -237,14 +246,16 @@ class EpochTrainer:
             memory=self.memory,
             parallel=self.parallel,
             gate=self.gate,
-            on_update=self._update_average,
+            on_update=self._end_update,
             watch=self.watch,
             awp=trainer.awp_at(self.place.epoch),
             regularizer=trainer.regularizer,
             catcher=self.catcher,
+            meter=self.meter,
         )
 
-    def _update_average(self) -> None:
+    def _end_update(self) -> None:
+        self.meter.commit()
         if self.run.trainer.ema is not None:
             self._add_to_average()
 

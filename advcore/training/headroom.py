@@ -1,0 +1,159 @@
+"""Headroom: how much an unbiased choice of examples can gain, measured in the training steps themselves.
+
+A step estimates the mean of w_i g_i over the set that is trained on, g_i the gradient of example i and w_i its weight.
+An example drawn with probability p_i is counted by 1 / (N p_i), so that the estimate has that mean whatever p is; its
+second moment is sum |w_i g_i|^2 / (N^2 p_i). Uniform p gives E |w g|^2. By Cauchy and Schwarz the least is
+(E |w g|)^2, at p_i in proportion to |w_i g_i|. Headroom is the ratio of the two, in (0, 1].
+Reference: Katharopoulos & Fleuret 2018, sections 3.1 and 3.2 (with the last layer's gradient for g).
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from advcore.errors import ConfigError
+from advcore.gradients.last_layer import locate_head, residuals
+from advcore.minibatch.base import AttackSubset, UpdateSubset, is_reattack
+from advcore.models.head import Head
+from advcore.objectives.base import Objective
+from advcore.rng import preserve_random_state
+from advcore.rows import FactoredRows
+from advcore.runtime.precision import Speed
+from advcore.types import Event
+
+if TYPE_CHECKING:
+    from advcore.training.loop import Run
+
+
+def compute_headroom(count: float, total: float, squares: float) -> float | None:
+    """Return (total / count)^2 / (squares / count), from the sums of norms and of their squares, in (0, 1].
+
+    None where nothing was counted, where all norms are 0, or where a sum is not finite.
+    """
+    if not count or not squares or not math.isfinite(squares):
+        return None
+    return min(1.0, total * total / (count * squares))
+
+
+class HeadroomMeter:
+    """Sums up the norms of the last layer's gradients in training steps, without a further pass of the model.
+
+    Each example is measured at the image that is trained on and by the weights of that step. Only products of residuals
+    and features are added to a step, on the device, which is never waited for.
+
+    Parameters
+    ----------
+    head : the model's linear head; None measures nothing.
+    """
+
+    def __init__(self, head: Head | None = None) -> None:
+        self.head = head
+        self._features: list[Tensor] = []
+        self._weights: Tensor | None = None
+        self._norms: Tensor | None = None
+        self._sums: list[Tensor] = []
+
+    def begin(self, weights: Tensor | None) -> None:
+        """Expect updates on examples of these weights (B,); None measures none of them."""
+        self._weights = weights
+        self._sums = []
+
+    @contextlib.contextmanager
+    def tap(self) -> Iterator[None]:
+        """Note the features of the passes that the block runs."""
+        self._features = []
+        if self.head is None or self._weights is None:
+            yield
+            return
+        with self.head.register_forward_pre_hook(self._note_features, with_kwargs=True):
+            yield
+
+    def _note_features(self, module: nn.Module, args: tuple, kwargs: Mapping[str, Tensor]) -> None:
+        features = next(iter((*args, *kwargs.values()))).detach()
+        self._features.append(features.to(torch.promote_types(features.dtype, torch.float32)).flatten(1))
+
+    def measure(self, objective: Objective, y: Tensor, logits: Mapping[str, Tensor]) -> None:
+        """Measure the norms of B examples from their labels y, their logits by pass, and the features noted.
+
+        The objective's loss is measured without a regulariser's penalty.
+        """
+        features = self._features
+        self._features = []
+        if self._weights is None or len(features) != len(logits) or len(y) != len(self._weights):
+            return
+        assert self.head is not None, "features are noted at the head"
+        by_pass = residuals(objective, y, {name: output.detach() for name, output in logits.items()})
+        kind = "weight" if self.head.bias is None else "full"
+        rows = FactoredRows(residuals=tuple(by_pass.values()), features=tuple(features), kind=kind)
+        self._norms = rows.squared_norms().sqrt()
+
+    def commit(self) -> None:
+        """Count what was measured for the update that was just taken; of several times, the last."""
+        if self._norms is None or self._weights is None:
+            return
+        norms = self._weights.detach().double().abs() * self._norms
+        self._sums.append(torch.stack([torch.ones_like(norms).sum(), norms.sum(), norms.square().sum()]))
+        self._norms = None
+
+    def collect(self) -> Tensor | float:
+        """Return the sums of the updates since `begin`: of examples, norms and squared norms, (3,) float64; 0 for none.
+
+        A norm is that of the gradient times the example's weight.
+        """
+        if not self._sums:
+            return 0.0
+        return torch.stack(self._sums).sum(0)
+
+
+def read_sums(sums: Tensor | float) -> Sequence[float]:
+    """Return what an epoch's `collect`s add up to, as three numbers; waits for the device."""
+    if isinstance(sums, Tensor):
+        return sums.tolist()
+    return [0.0, 0.0, 0.0]
+
+
+def find_headroom_problem(rule: object, model: nn.Module, speed: Speed) -> str | None:
+    """Return why training steps under a minibatch rule do not show the norms for nothing; None if they do.
+
+    speed : resolved.
+    """
+    if isinstance(rule, UpdateSubset):
+        return "the minibatch rule chooses among images, of which no weights make up for those left out"
+    if isinstance(rule, AttackSubset) and not is_reattack(rule):
+        return "the minibatch rule shows the gradients of what it picks alone"
+    if isinstance(rule, AttackSubset) and rule.correction != "none":
+        return "the minibatch rule's correction trains on two images of some examples"
+    modules = list(model.modules())
+    if speed.compiled or any(_is_compiled(module) for module in modules):
+        return "features are not seen inside a compiled model"
+    if any(isinstance(module, nn.DataParallel) for module in modules):
+        return "nn.DataParallel runs copies of the model"
+    return None
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def build_meter(run: "Run", speed: Speed) -> HeadroomMeter:
+    """Build what measures a run's headroom; an event says why where it measures nothing.
+
+    speed : resolved. Cost: a forward pass of a few images, where the head is looked for.
+    Raises ConfigError where a selection waits for the headroom that cannot be measured.
+    """
+    trainer = run.trainer
+    problem = find_headroom_problem(trainer.minibatch, run.model, speed)
+    head = None
+    if problem is None:
+        try:
+            with preserve_random_state():  # a network may draw from it
+                head = locate_head(run.model, run.train, trainer.head)
+        except ConfigError as error:
+            problem = str(error)
+    if problem is not None:
+        run.out.add_events(0, Event("headroom", f"no headroom is recorded: {problem}"))
+    return HeadroomMeter(head)
