@@ -25,7 +25,7 @@ from advcore.selection.result import Coreset
 from advcore.training.average import build_average, find_infinite, update_average
 from advcore.training.batches import split_into_batches, weigh_examples
 from advcore.training.gate import Gate
-from advcore.training.headroom import build_meter, compute_headroom, read_sums
+from advcore.training.headroom import build_meter, compute_headroom, name_action, read_sums
 from advcore.training.loop_settings import count_ramp_steps, refuse_other_images
 from advcore.training.lr import bind_factor
 from advcore.training.minibatch import build_stepper, refuse_one_image
@@ -213,7 +213,7 @@ class EpochTrainer:
         entry = {
             "epoch": place.epoch,
             "lr_index": epoch.lr_index,
-            "action": epoch.action,
+            "action": name_action(self.run, epoch.action),
             "examples": place.seen,
             "steps": steps,
             "loss": total / place.counted,

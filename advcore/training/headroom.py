@@ -7,15 +7,15 @@ second moment is sum |w_i g_i|^2 / (N^2 p_i). Uniform p gives E |w g|^2. By Cauc
 Reference: Katharopoulos & Fleuret 2018, sections 3.1 and 3.2 (with the last layer's gradient for g).
 """
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from advcore.errors import ConfigError
+from advcore.errors import ConfigError, SettingProblem, check, must, require
 from advcore.gradients.last_layer import locate_head, residuals
 from advcore.minibatch.base import AttackSubset, UpdateSubset, is_reattack
 from advcore.models.head import Head
@@ -27,6 +27,7 @@ from advcore.types import Event
 
 if TYPE_CHECKING:
     from advcore.training.loop import Run
+    from advcore.training.trainer import Trainer
 
 
 def compute_headroom(count: float, total: float, squares: float) -> float | None:
@@ -37,6 +38,14 @@ def compute_headroom(count: float, total: float, squares: float) -> float | None
     if not count or not squares or not math.isfinite(squares):
         return None
     return min(1.0, total * total / (count * squares))
+
+
+# A pass of the model: images (B, C, H, W) to logits (B, classes).
+Forward = Callable[[Tensor], Tensor]
+
+
+def _note_input(seen: list[Tensor], module: nn.Module, args: tuple, kwargs: Mapping[str, Tensor]) -> None:
+    seen.append(next(iter((*args, *kwargs.values()))).detach())
 
 
 class HeadroomMeter:
@@ -61,27 +70,27 @@ class HeadroomMeter:
         """Expect updates on examples of these weights (B,); None measures none of them."""
         self._weights = weights
         self._sums = []
-
-    @contextlib.contextmanager
-    def tap(self) -> Iterator[None]:
-        """Note the features of the passes that the block runs."""
         self._features = []
-        if self.head is None or self._weights is None:
-            yield
-            return
-        with self.head.register_forward_pre_hook(self._note_features, with_kwargs=True):
-            yield
 
-    def _note_features(self, module: nn.Module, args: tuple, kwargs: Mapping[str, Tensor]) -> None:
-        features = next(iter((*args, *kwargs.values()))).detach()
-        self._features.append(features.to(torch.promote_types(features.dtype, torch.float32)).flatten(1))
+    def run(self, forward: Forward, x: Tensor) -> Tensor:
+        """Return the logits of a forward pass of images x (B, C, H, W), and note the features that went into the head.
+
+        Of several calls of the head, as where operations are counted before a pass, the last one counts.
+        """
+        if self.head is None or self._weights is None:
+            return forward(x)
+        seen: list[Tensor] = []
+        with self.head.register_forward_pre_hook(partial(_note_input, seen), with_kwargs=True):
+            logits = forward(x)
+        self._features += seen[-1:]
+        return logits
 
     def measure(self, objective: Objective, y: Tensor, logits: Mapping[str, Tensor]) -> None:
         """Measure the norms of B examples from their labels y, their logits by pass, and the features noted.
 
         The objective's loss is measured without a regulariser's penalty.
         """
-        features = self._features
+        features = [part.to(torch.promote_types(part.dtype, torch.float32)).flatten(1) for part in self._features]
         self._features = []
         if self._weights is None or len(features) != len(logits) or len(y) != len(self._weights):
             return
@@ -116,17 +125,25 @@ def read_sums(sums: Tensor | float) -> Sequence[float]:
     return [0.0, 0.0, 0.0]
 
 
-def find_headroom_problem(rule: object, model: nn.Module, speed: Speed) -> str | None:
-    """Return why training steps under a minibatch rule do not show the norms for nothing; None if they do.
-
-    speed : resolved.
-    """
+def find_rule_problem(rule: object) -> str | None:
+    """Return why training steps under a minibatch rule do not show the norms of all that they train on; or None."""
     if isinstance(rule, UpdateSubset):
         return "the minibatch rule chooses among images, of which no weights make up for those left out"
     if isinstance(rule, AttackSubset) and not is_reattack(rule):
         return "the minibatch rule shows the gradients of what it picks alone"
     if isinstance(rule, AttackSubset) and rule.correction != "none":
         return "the minibatch rule's correction trains on two images of some examples"
+    return None
+
+
+def find_headroom_problem(rule: object, model: nn.Module, speed: Speed) -> str | None:
+    """Return why training steps under a minibatch rule do not show the norms for nothing; None if they do.
+
+    speed : resolved.
+    """
+    problem = find_rule_problem(rule)
+    if problem is not None:
+        return problem
     modules = list(model.modules())
     if speed.compiled or any(_is_compiled(module) for module in modules):
         return "features are not seen inside a compiled model"
@@ -154,6 +171,36 @@ def build_meter(run: "Run", speed: Speed) -> HeadroomMeter:
                 head = locate_head(run.model, run.train, trainer.head)
         except ConfigError as error:
             problem = str(error)
+    if trainer.schedule.when is not None and "select" in [epoch.action for epoch in trainer.schedule.plan()]:
+        require(
+            check(problem is None, "when", "null where no headroom is measured", trainer.schedule.when, problem or "")
+        )
     if problem is not None:
         run.out.add_events(0, Event("headroom", f"no headroom is recorded: {problem}"))
     return HeadroomMeter(head)
+
+
+def may_select(run: "Run") -> bool:
+    """Return whether a planned selection takes place: not before headroom is low enough, where that is waited for."""
+    when = run.trainer.schedule.when
+    if when is None or run.out.coresets:
+        return True
+    return when.is_met([entry["headroom"] for entry in run.out.epochs if "headroom" in entry])
+
+
+def name_action(run: "Run", planned: str) -> str:
+    """Return what an epoch trains on, in the words of `Epoch`: "random" while selections are held back (`When`)."""
+    if planned == "full" or run.out.coresets:
+        return planned
+    return "random"
+
+
+def find_when_problem(trainer: "Trainer") -> SettingProblem | None:
+    """Return why selections cannot wait for headroom; None if they can, or need not."""
+    when = trainer.schedule.when
+    if when is None or trainer.selector is None:
+        return None
+    if trainer.selector.partition == "per_batch":
+        return must("when", "null with partition: per_batch", when, "blocks are no random subset of as many examples")
+    problem = find_rule_problem(trainer.minibatch)
+    return check(problem is None, "when", "null where no headroom is measured", when, problem or "")

@@ -107,8 +107,7 @@ class Learner:
         examples : the same, for the regulariser, whose penalty is added; None adds none.
         """
         images = {"clean": clean, "adversarial": adversarial}
-        with self.meter.tap():
-            logits = {name: forward(images[name]) for name in self.objective.passes}
+        logits = {name: self.meter.run(forward, images[name]) for name in self.objective.passes}
         losses = compute_losses(self.objective, y, **logits)
         self.meter.measure(self.objective, y, logits)
         if self.regularizer is None or examples is None:

@@ -1,6 +1,7 @@
 """Headroom: what training steps measure of it equals autograd, example by example, and disturbs nothing."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -11,16 +12,18 @@ from torch import nn
 from advcore.adversary import perturb
 from advcore.attacks import LinfPGD
 from advcore.data.source import Resident
+from advcore.errors import ConfigError
 from advcore.minibatch import RULES
 from advcore.objectives import Pgd, Standard, Trades
 from advcore.objectives.base import compute_losses
 from advcore.rng import Stream
-from advcore.rows import FactoredRows
 from advcore.selection.coreset import AdversarialCoreset
-from advcore.selection.schedule import Schedule
-from advcore.solvers import GradMatch
+from advcore.selection.schedule import Schedule, When
+from advcore.solvers import GradMatch, Random
 from advcore.training import SGD
 from advcore.training.headroom import HeadroomMeter, compute_headroom
+from advcore.training.plan import plan_parts
+from advcore.training.progress import Listener
 from advcore.training.step import Learner
 from advcore.training.trainer import Trainer
 from advcore.training.weight_attack import AWP
@@ -41,7 +44,7 @@ def build(objective=None, *, solver=None, attack=ATTACK, when=None, **more) -> T
         selector = AdversarialCoreset(
             objective=objective, solver=solver, attack=attack, chunk_size=SIZE, block_size=SIZE
         )
-    schedule = Schedule(epochs=2, **(when or {}))
+    schedule = Schedule(**{"epochs": 2, **(when or {})})
     more = {"optimizer": SGD(lr=0.05), "batch_size": SIZE, "probe_examples": 16, **more}
     return Trainer(objective=objective, attack=attack, schedule=schedule, selector=selector, **more)
 
@@ -170,7 +173,7 @@ class Scaled(nn.Module):
 
 def test_an_event_says_why_a_model_shows_none(model, source):
     run = build().fit(Scaled(model), source)
-    assert [event["kind"] for event in run.events] == ["headroom"]
+    assert [event["kind"] for event in run.events].count("headroom") == 1
     assert "headroom" not in run.epochs[0]
 
 
@@ -179,3 +182,81 @@ def test_a_learner_measures_none_by_default(model):
         model=model, objective=Pgd(), attack=ATTACK, optimizer=torch.optim.SGD(model.parameters(), 0.1), ledger=None
     )
     assert learner.meter.head is None
+
+
+# ---- selecting only once choosing can gain enough ----
+
+WAITING = {"epochs": 8, "budget": 0.5, "warm_start": 0.25, "period": 2}
+
+
+def wait_for(headroom: float | None) -> Trainer:
+    when = None if headroom is None else When(headroom=headroom)
+    return build(solver=GradMatch(), when={**WAITING, "when": when})
+
+
+@by_plain_kernels
+def test_a_headroom_that_every_epoch_is_below_selects_as_without_it(model, source):
+    waiting = wait_for(1.0).fit(copy.deepcopy(model), source, seed=3)
+    plain = wait_for(None).fit(model, source, seed=3)
+    assert [entry["action"] for entry in waiting.epochs] == [entry["action"] for entry in plain.epochs]
+    assert all(torch.equal(value, plain.last[key]) for key, value in waiting.last.items())
+
+
+@by_plain_kernels
+def test_selections_wait_and_cost_nothing_until_then(model, source):
+    """The plan is an upper bound: a selection that is held back takes no passes."""
+    never = wait_for(1e-6)
+    run = never.fit(copy.deepcopy(model), source, seed=3)
+    assert [entry["action"] for entry in run.epochs] == ["full"] + ["random"] * 6
+    assert not run.coresets
+    planned = plan_parts(never, N)
+    assert run.ledger.sum_units() == planned.training.units
+    assert planned.selection.units == 3 * N * (2 * ATTACK.steps + 1)
+
+
+@by_plain_kernels
+def test_selecting_starts_once_headroom_is_low_enough(model, source):
+    """And goes on: the ledger lacks just the selections that were held back."""
+    free = wait_for(1e-6).fit(copy.deepcopy(model), source, seed=3)
+    before = [free.epochs[epoch]["headroom"] for epoch in (0, 2, 4)]
+    threshold = before[1] * (1 + 1e-9)
+    starts = next(i for i, headroom in enumerate(before) if headroom < threshold)
+    trainer = wait_for(threshold)
+    run = trainer.fit(model, source, seed=3)
+    expected = ["full"] + ["random"] * 2 * starts + ["select", "reuse"] * (3 - starts)
+    assert [entry["action"] for entry in run.epochs] == expected
+    planned = plan_parts(trainer, N)
+    held_back = starts * N * (2 * ATTACK.steps + 1)
+    assert run.ledger.sum_units() == planned.total.units - held_back
+
+
+@pytest.mark.parametrize("stop", [1, 2, 4])
+@by_plain_kernels
+def test_a_run_that_waits_resumes_bit_for_bit(model, source, stop):
+    states = []
+    listener = Listener(on_checkpoint=lambda take: states.append(take()))
+    trainer = wait_for(0.999)
+    begun = copy.deepcopy(model)
+    whole = trainer.fit(model, source, seed=3, listener=listener)
+    again = trainer.fit(begun, source, seed=3, resume=states[stop - 1])
+    assert all(torch.equal(value, again.last[key]) for key, value in whole.last.items())
+    assert [entry["headroom"] for entry in again.epochs] == [entry["headroom"] for entry in whole.epochs]
+
+
+@pytest.mark.parametrize("headroom", [0, -0.1, 1.1, float("nan")])
+def test_a_headroom_is_a_share(headroom):
+    with pytest.raises(ConfigError, match="headroom"):
+        When(headroom=headroom)
+
+
+def test_nothing_waits_for_a_headroom_that_is_not_measured(model, source):
+    schedule = {**WAITING, "when": When(headroom=0.5)}
+    with pytest.raises(ConfigError, match="when must be null where no headroom is measured"):
+        build(solver=GradMatch(), when=schedule, minibatch=RULES["margin"]())
+    with pytest.raises(ConfigError, match="when must be null with partition: per_batch"):
+        selector = AdversarialCoreset(objective=Pgd(), solver=GradMatch(), attack=ATTACK, partition="per_batch")
+        dataclasses.replace(
+            build(solver=GradMatch(), when=schedule), selector=dataclasses.replace(selector, block_size=SIZE)
+        )
+    with pytest.raises(ConfigError, match="when must be null where no headroom is measured"):
+        build(solver=Random(), when=schedule).fit(Scaled(model), source)
