@@ -53,4 +53,4 @@ def _explain_missing(record: RunRecord) -> str:
             return str(event["event"]).removeprefix("no headroom is recorded: ") + "."
     if not record.epochs:
         return "no epoch is done."
-    return "no norm was measured, as in runs of older versions."
+    return "no norm was measured, as in older versions."

@@ -73,6 +73,7 @@ def make_plan(
         "epochs": explain_epochs(trainer.schedule),
         "cost": explain_cost(trainer, planned, compared, n),
         "operations": prices.problem and f"cost counts passes alone: {prices.problem}",
+        "when": _explain_when(trainer.schedule),
         "time": _explain_time(trainer, estimate, data.train.device),
         "ramps": explain_ramps(trainer, n, compared.epochs),
     }
@@ -112,6 +113,16 @@ def _explain_pool(trainer: Trainer, data: Data) -> str | None:
     return (
         f"{100 * train.share:g} % of each batch comes from a pool of {len(train.pool):,} images; an epoch has as many "
         f"steps as without it, so a real image is trained on about {real:.2g} times, one of the pool {visits:.2g} times"
+    )
+
+
+def _explain_when(schedule: Schedule) -> str | None:
+    """Say that selections may wait, so that the cost is a bound; None where they do not."""
+    if schedule.when is None or schedule.budget == 1.0:
+        return None
+    return (
+        "the cost is an upper bound: before headroom is below selection.when.headroom, subsets are drawn at random, "
+        "which takes no passes"
     )
 
 

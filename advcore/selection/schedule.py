@@ -165,5 +165,5 @@ class Schedule:
         if self.length < self.epochs:
             text += f"; {self.length} of {self.epochs} epochs run"
         if self.when is not None:
-            text += f"; selecting once headroom is below {self.when.headroom:g}, at random before, so at most"
+            text += f"; random subsets until headroom is below {self.when.headroom:g}"
         return text

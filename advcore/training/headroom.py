@@ -125,7 +125,7 @@ def read_sums(sums: Tensor | float) -> Sequence[float]:
     return [0.0, 0.0, 0.0]
 
 
-def find_rule_problem(rule: object) -> str | None:
+def explain_rule(rule: object) -> str | None:
     """Return why training steps under a minibatch rule do not show the norms of all that they train on; or None."""
     if isinstance(rule, UpdateSubset):
         return "the minibatch rule chooses among images, of which no weights make up for those left out"
@@ -136,12 +136,12 @@ def find_rule_problem(rule: object) -> str | None:
     return None
 
 
-def find_headroom_problem(rule: object, model: nn.Module, speed: Speed) -> str | None:
+def explain_missing(rule: object, model: nn.Module, speed: Speed) -> str | None:
     """Return why training steps under a minibatch rule do not show the norms for nothing; None if they do.
 
     speed : resolved.
     """
-    problem = find_rule_problem(rule)
+    problem = explain_rule(rule)
     if problem is not None:
         return problem
     modules = list(model.modules())
@@ -163,7 +163,7 @@ def build_meter(run: "Run", speed: Speed) -> HeadroomMeter:
     Raises ConfigError where a selection waits for the headroom that cannot be measured.
     """
     trainer = run.trainer
-    problem = find_headroom_problem(trainer.minibatch, run.model, speed)
+    problem = explain_missing(trainer.minibatch, run.model, speed)
     head = None
     if problem is None:
         try:
@@ -202,5 +202,5 @@ def find_when_problem(trainer: "Trainer") -> SettingProblem | None:
         return None
     if trainer.selector.partition == "per_batch":
         return must("when", "null with partition: per_batch", when, "blocks are no random subset of as many examples")
-    problem = find_rule_problem(trainer.minibatch)
+    problem = explain_rule(trainer.minibatch)
     return check(problem is None, "when", "null where no headroom is measured", when, problem or "")
