@@ -25,7 +25,7 @@ from advcore.selection.result import Coreset
 from advcore.training.average import build_average, find_infinite, update_average
 from advcore.training.batches import split_into_batches, weigh_examples
 from advcore.training.gate import Gate
-from advcore.training.headroom import build_meter, compute_headroom, name_action, read_sums
+from advcore.training.headroom import build_meter, name_action, name_headroom, read_sums
 from advcore.training.loop_settings import count_ramp_steps, refuse_other_images
 from advcore.training.lr import bind_factor
 from advcore.training.minibatch import build_stepper, refuse_one_image
@@ -218,10 +218,8 @@ class EpochTrainer:
             "steps": steps,
             "loss": total / place.counted,
             "lr": place.lr,
+            **name_headroom(*norms),
         }
-        headroom = compute_headroom(*norms)
-        if headroom is not None:
-            entry["headroom"] = headroom
         if rule_facts:
             entry["minibatch"] = rule_facts
         if self.run.trainer.attack_steps:
@@ -246,7 +244,7 @@ class EpochTrainer:
             memory=self.memory,
             parallel=self.parallel,
             gate=self.gate,
-            on_update=self._end_update,
+            on_update=self._update_average,
             watch=self.watch,
             awp=trainer.awp_at(self.place.epoch),
             regularizer=trainer.regularizer,
@@ -254,8 +252,7 @@ class EpochTrainer:
             meter=self.meter,
         )
 
-    def _end_update(self) -> None:
-        self.meter.commit()
+    def _update_average(self) -> None:
         if self.run.trainer.ema is not None:
             self._add_to_average()
 

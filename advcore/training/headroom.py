@@ -23,6 +23,7 @@ from advcore.objectives.base import Objective
 from advcore.rng import preserve_random_state
 from advcore.rows import FactoredRows
 from advcore.runtime.precision import Speed
+from advcore.training.progress import Entry
 from advcore.types import Event
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ Forward = Callable[[Tensor], Tensor]
 
 def _note_input(seen: list[Tensor], module: nn.Module, args: tuple, kwargs: Mapping[str, Tensor]) -> None:
     seen.append(next(iter((*args, *kwargs.values()))).detach())
+
+
+def name_headroom(count: float, total: float, squares: float) -> Entry:
+    """Return what an epoch's entry says of headroom (`compute_headroom`): nothing where there is none."""
+    headroom = compute_headroom(count, total, squares)
+    return {} if headroom is None else {"headroom": headroom}
 
 
 class HeadroomMeter:

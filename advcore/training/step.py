@@ -147,6 +147,7 @@ class Learner:
             self._apply(loss, where)
             if self.parallel is not None:
                 distributed.average(list_statistics(self.model))
+        self.meter.commit()
         self.on_update()
         return loss.detach()
 

@@ -1,16 +1,15 @@
 """What pages and commands say of headroom, and that they say nothing of it for older records."""
 
 import csv
-import dataclasses
 import io
 
 import pytest
-from test_reporting import record
 
 from advcore.reporting.formats import to_csv
 from advcore.reporting.headroom import describe_headroom, judge_choosing
 from advcore.reporting.learning_parts import build_learning
 from advcore.reporting.parts import Figures
+from advcore.reporting.record import RunRecord
 from advcore.reporting.suite import Results, list_raw_rows
 
 
@@ -19,7 +18,22 @@ def measured(*headrooms, action="full", events=()):
         {"epoch": i, "loss": 1.0, "action": action} | ({} if headroom is None else {"headroom": headroom})
         for i, headroom in enumerate(headrooms)
     ]
-    return dataclasses.replace(record(), epochs=entries, events=list(events))
+    attack = {"name": "linf_pgd", "norm": "linf", "eps": 0.1, "steps": 50, "restarts": 3, "n": 100, "accuracy": 0.9}
+    accuracies = {
+        "clean": {"accuracy": 0.99, "n": 100, "interval": [0.95, 1.0]},
+        "attacks": [attack | {"step_size": 0.01, "seed": 0, "split": "test", "interval": [0.8, 0.95]}],
+    }
+    return RunRecord(
+        name="x",
+        config={},
+        environment={"device": "cpu"},
+        plan="",
+        reference={},
+        ledger={"attack": {"forward": 1, "backward": 1, "seconds": 2.0}},
+        epochs=entries,
+        events=list(events),
+        final={"last": accuracies, "best": accuracies},
+    )
 
 
 def titles(run) -> list[str]:
