@@ -331,8 +331,9 @@ def test_what_the_main_page_says_of_mnist_is_in_its_records(tables):
         assert mean_gap(found, f"{solver} @ 0.5", "PGD-3 @ 0.5") < -20
         assert 19 < -mean_gap(found, f"{solver} @ 0.5", "full") < 23  # README, and of digits below
     digits = tables.groups("digits")
-    for solver in ("GradMatch", "CRAIG", "random"):
-        assert 1.5 < -mean_gap(digits, solver, "full") < 2.5
+    for solver in ("GradMatch", "CRAIG"):
+        assert 1 < -mean_gap(digits, solver, "full") < 2.5
+    assert 3 < -mean_gap(digits, "random", "full") < 5
 
 
 VARIATIONS = ("minibatch-strong", "minibatch-factors", "savings-parts", "savings-long", "savings-strong", "why")
@@ -340,9 +341,7 @@ VARIATIONS += ("main-repeat", "main-strong", "main-mnist-strong", "finetune", "f
 """Suites of runs that stand beside another suite's."""
 WAITING = ("cifar10-gpu-trades", "cifar10-gpu-linf", "reattack")
 """Suites that wait for a GPU: without all of their records yet."""
-NOT_RUN = {"digits": {"random static", "random static, 60 %, no warm start", "RCS", "InfoBatch"}}
-NOT_RUN["digits"] |= {"BulletTrain", "Free AT, 4 replays", "FGSM-EP", "FGSM-MEP", "FGSM-PGI", "GradAlign"}
-NOT_RUN["digits"] |= {"half attacked again, PGD-2", "GradMatch, rows from training"}
+NOT_RUN: dict[str, set[str]] = {}
 """Methods of other suites that have no records yet: they go from here when the suite is run again."""
 
 

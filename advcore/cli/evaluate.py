@@ -52,7 +52,7 @@ def evaluate(
         config = _load_config(target, set_ or ())
         path = weights.find_checkpoint(target, checkpoint, config)
         _check_outputs(out, state, examples)
-        prepared = prepare.prepare(runner.configure_suite(config, suite), initial=False)
+        prepared = prepare.prepare(runner.configure_suite(config, suite), initial=False, pool_labels=False)
         weights.load_state(prepared.model, path)
     with show_run() as reporter:
         evaluation = runner.evaluate_final(prepared, reporter, path.stem, state=state, keep_examples=bool(examples))

@@ -3,13 +3,16 @@
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from advcore.cli import arguments, output, processes
 from advcore.runtime.signals import Stopped
 from advcore.terminal import command_line, print_next, show_run
+
+if TYPE_CHECKING:
+    from advcore.config.schema import RunConfig
 
 
 def run(
@@ -26,6 +29,7 @@ def run(
     from advcore.reporting.tables import list_closing_rows
     from advcore.run import checkpoints, folder, prepare
     from advcore.run import run as runner
+    from advcore.run.resume import find_budget
     from advcore.training.trainer import refuse_processes
 
     job = distributed.name_launchers()
@@ -35,7 +39,9 @@ def run(
             path, resume = folder.choose_folder(config, out, overwrite, resume, job)
             if distributed.is_first():
                 stack.enter_context(checkpoints.lock_folder(path))
-            prepared = prepare.prepare(config)
+        budget = distributed.run_on_first(lambda: find_budget(path, config) if resume else None)
+        with processes.check_together():
+            prepared = prepare.prepare(config, budget=budget)
             refuse_processes(prepared.trainer)
         try:
             if distributed.is_first():
@@ -46,12 +52,16 @@ def run(
             if not distributed.is_launched():  # otherwise the command that started torchrun continues the run
                 _print_continuation(file, out, set_ or (), plugin or ())
             raise
-    if processes.get_rank():
-        return
-    output.print_facts(f"{record.name}, seed {config.seed}: {record.plan}", list_closing_rows(record))
+    if not processes.get_rank():
+        output.print_facts(f"{record.name}, seed {config.seed}: {record.plan}", list_closing_rows(record))
+        _print_end(path, config, plugin or ())
+
+
+def _print_end(path: Path, config: "RunConfig", plugins: Sequence[Path]) -> None:
+    """Print where the record is, and what to type next."""
     typer.echo(f"record: {path / 'record.json'}")
     print_next(command_line("report", path))
-    output.suggest_autoattack(path, config, plugins=plugin or ())
+    output.suggest_autoattack(path, config, plugins=plugins)
 
 
 def _print_continuation(file: Path, out: Path | None, overrides: Sequence[str], plugins: Sequence[Path]) -> None:

@@ -18,7 +18,7 @@ def identify(config: RunConfig) -> dict:
     """Return the settings that decide the results of a run: not its name, and not where or how it is carried out.
 
     The data, and a pool beside them, count by the last part of their path, or, where their name says enough, without
-    it. So do a file of scores, and weights to begin with; weights of a run by its folder's name too.
+    it. So do a file of scores, a teacher, and weights to begin with; weights of a run by its folder's name too.
     """
     settings = resolve(config)
     del settings["name"]
@@ -29,7 +29,9 @@ def identify(config: RunConfig) -> dict:
     if "path" in data:
         data["path"] = _find_last_part(data["path"]) if data["name"] in BY_PATH else None
     if data.get("pool"):
+        teacher = data["pool"]["teacher"]
         data["pool"]["path"] = _find_last_part(data["pool"]["path"])
+        data["pool"]["teacher"] = teacher and _name_weights(teacher.rstrip("/\\"))
     if settings["model"]["weights"]:
         settings["model"]["weights"] = _name_weights(settings["model"]["weights"])
     solver = (settings["selection"] or {}).get("solver", {})

@@ -7,6 +7,7 @@ import torch
 
 from advcore.data.base import OwnData, find_path
 from advcore.data.checks import list_first
+from advcore.data.mapped import is_folder_of_arrays, map_folder, map_npz
 from advcore.data.split import Split
 from advcore.errors import CheckpointError, DataError, check_one_of, must, require, unless
 from advcore.files import read_npz
@@ -19,6 +20,7 @@ _STEMS = {"x": ("x", "images", "image", "imgs", "img"), "y": ("y", "labels", "la
 _PARTS = {"train": ("train", "training"), "test": ("test",), "val": ("val", "valid", "validation")}
 _PLACES = "an .npz file, or a folder with train.npz and test.npz"
 _ONE_PART_A_FILE = "a file with one part must be train.npz or test.npz, in the folder that data.path names"
+_LOOKED_AT = 1000  # images that are searched for a bright pixel before all are
 _MOST_CHANNELS = 4  # of usual images: a longer axis is not taken for channels because of its length
 
 
@@ -63,7 +65,17 @@ class Npz(OwnData):
 
     def read_pool(self, path: Path) -> Split:
         """Return the images of a file of one part, or those of its training part. Raises DataError."""
-        arrays = _name_part(_read_file(path), "train")
+        return self._read_one_part(_name_part(_read_pool_file(path), "train"), path)
+
+    def read_unlabelled_pool(self, path: Path) -> Split:
+        """Return the images of such a file, which needs no labels: all are 0. Raises DataError."""
+        arrays = _name_part(_read_pool_file(path), "train")
+        names = _find_part(arrays, "train", path)
+        if "x_train" in names:
+            arrays[names.get("y_train", "y_train")] = np.zeros(len(arrays[names["x_train"]]), dtype=np.int64)
+        return self._read_one_part(arrays, path)
+
+    def _read_one_part(self, arrays: dict[str, np.ndarray], path: Path) -> Split:
         names = _find_part(arrays, "train", path)
         if len(names) < len(_STEMS):
             raise DataError(f"{path} must hold images and labels, called image and label, got {', '.join(arrays)}")
@@ -74,7 +86,15 @@ class Npz(OwnData):
         _refuse_images_last(arrays[images], images, len(arrays[labels].reshape(-1)))
         x, notes = _order_axes(arrays[images], images, self.layout)
         y = _read_labels(arrays[labels], labels, len(x))
-        return Split(torch.from_numpy(y), torch.from_numpy(_read_pixels(x, images)).__getitem__, notes=notes)
+        pixels = torch.from_numpy(_read_pixels(x, images))
+        return Split(torch.from_numpy(y), pixels.__getitem__, may_stream=isinstance(x, np.memmap), notes=notes)
+
+
+def _read_pool_file(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a pool: mapped, where they stay in their files, else read."""
+    if is_folder_of_arrays(path):
+        return map_folder(path)
+    return map_npz(path) or _read_file(path)
 
 
 def _read_file(path: Path) -> dict[str, np.ndarray]:
@@ -146,7 +166,9 @@ def _order_axes(x: np.ndarray, name: str, layout: str | None) -> tuple[np.ndarra
     notes: tuple[str, ...] = ()
     if order == LAYOUTS[1]:
         notes = (f"{name} {x.shape} read as (N, H, W, C)",)
-        x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+        x = x.transpose(0, 3, 1, 2)
+        if not isinstance(x, np.memmap):  # what stays in its file is turned image by image
+            x = np.ascontiguousarray(x)
     if x.shape[1] == 4 and layout is None:
         raise DataError(
             f"{name} must be images of 1 or 3 channels, got 4, which may be RGBA; put it on a background, or write "
@@ -172,7 +194,7 @@ def _read_pixels(x: np.ndarray, name: str) -> np.ndarray:
     if x.dtype != "uint8":
         way_out = "save whole numbers from 0 to 255 as uint8"
         raise DataError(f"{name} must be images in uint8, or floats in [0, 1], got {x.dtype}; {way_out}")
-    if x.size and x.max() == 1:
+    if x.size and x[:_LOOKED_AT].max() == 1 and x.max() == 1:
         raise DataError(f"{name} must be images from 0 to 255, got uint8 of at most 1; save them as float32")
     return x
 

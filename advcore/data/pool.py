@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from advcore.data.contract import Batch, Source
+from advcore.data.mapped import is_folder_of_arrays
 from advcore.data.split import Split
-from advcore.errors import DataError, check_within, must, require
+from advcore.data.tar import list_shards, read_shards
+from advcore.errors import DataError, check, check_one_of, check_within, must, require
 from advcore.kinds import accept_arguments
 from advcore.rng import Stream
 from advcore.settings import setting, settings
@@ -19,6 +22,7 @@ from advcore.settings import setting, settings
 if TYPE_CHECKING:
     from advcore.data.base import DataSettings
 
+LABELS = ("given", "pseudo")
 _FORMATS = {".npz": "npz", ".parquet": "parquet"}
 
 
@@ -28,16 +32,31 @@ class Pool:
 
     Parameters
     ----------
-    path : an .npz file with the arrays image and label, a .parquet file or a folder of such; for an image_folder, a
-        folder with its sub-folders. A relative path is also looked up below the folder that ADVCORE_DATA names.
+    path : an .npz file with the arrays image and label, or a folder with image.npy and label.npy; a .parquet file, or a
+        .tar file as webdataset writes them, or a folder of either; for an image_folder, a folder with its sub-folders.
+        Arrays of more than 4 GiB that are not compressed stay in their files. A relative path is also looked up below
+        the folder that ADVCORE_DATA names.
     share : of each batch that comes from the pool, in [0.001, 0.999].
+    labels : "given", those in the files, or "pseudo", the classes that a teacher predicts; the files' are not read
+        then, and an .npz file needs none.
+    teacher : with pseudo: the folder of a run, whose best weights count, or a file of weights, of a run's network or
+        else of this one.
     """
 
     path: str
     share: float = setting(default=0.7, unit="share")
+    labels: str = "given"
+    teacher: str | None = None
 
     def __post_init__(self) -> None:
-        require(check_within("share", self.share, 0.001, 0.999, "leave out data.pool to train without one"))
+        is_pseudo = self.labels == "pseudo"
+        name_one = "name a run's folder, or a file of weights"
+        require(
+            check_within("share", self.share, 0.001, 0.999, "leave out data.pool to train without one"),
+            check_one_of("labels", self.labels, LABELS),
+            check(not is_pseudo or self.teacher, "teacher", "set with labels: pseudo", self.teacher, name_one),
+            check(is_pseudo or self.teacher is None, "teacher", "left out with labels: given", self.teacher),
+        )
 
     def read(self, data: "DataSettings", path: Path) -> Split:
         """Return what the files at `path` hold; they are read by the settings of the real data, if these read such.
@@ -46,11 +65,16 @@ class Pool:
         """
         from advcore.data import DATASETS  # late, as it imports this module
 
+        shards = list_shards(path)
+        if shards:
+            return read_shards(shards, labelled=self.labels == "given")
         name = _FORMATS.get(path.suffix.lower())
         if path.is_dir():
             name = "parquet"
             if isinstance(data, DATASETS["image_folder"]):
                 name = "image_folder"
+        if is_folder_of_arrays(path):
+            name = "npz"
         if name is None:
             way_out = "numpy.savez(path, image=..., label=...) writes one"
             raise DataError(must("path", "an .npz file, a .parquet file, or a folder", str(path), way_out))
@@ -58,7 +82,11 @@ class Pool:
         reader = data
         if not isinstance(data, kind):
             reader = kind(path=str(path))
-        return reader.read_pool(path)
+        if self.labels == "given":
+            return reader.read_pool(path)
+        read = getattr(reader, "read_unlabelled_pool", reader.read_pool)  # of formats that know files without labels
+        split = read(path)
+        return replace(split, labels=torch.zeros_like(split.labels), class_names=())
 
 
 class Pooled(Source):
@@ -117,10 +145,11 @@ class Pooled(Source):
             x, y = (torch.cat([part[i] for part in parts])[places] for i in (1, 2))
             yield chunk.to(self.device), x, y
 
-    def draw_batches(self, size: int, stream: Stream) -> list[Tensor]:
+    def draw_batches(self, size: int, stream: Stream, chosen: Tensor | None = None) -> list[Tensor]:
+        """Return an epoch's batches of indices. chosen : (K,) of the pool, which alone are drawn from; None: all."""
         batches = super().draw_batches(size, stream)
         shares = [self.count_from_pool(len(batch)) for batch in batches]
-        extra = self.draw_from_pool(sum(shares), stream.child("pool")) + len(self)
+        extra = self.draw_from_pool(sum(shares), stream.child("pool"), chosen) + len(self)
         mixed = []
         for batch, part in zip(batches, extra.split(shares), strict=True):
             both = torch.cat([batch[len(part) :], part])
@@ -132,13 +161,17 @@ class Pooled(Source):
         """Return how many images of a batch of `size` come from the pool."""
         return round(self.share * size)
 
-    def draw_from_pool(self, count: int, stream: Stream) -> Tensor:
-        """Return which images (count,) of the pool an epoch takes, where each epoch takes as many."""
+    def draw_from_pool(self, count: int, stream: Stream, chosen: Tensor | None = None) -> Tensor:
+        """Return which images (count,) of the pool an epoch takes, where each epoch takes as many.
+
+        chosen : (K,) images that alone are taken; None: all.
+        """
         start = stream.epoch * count
-        rounds = range(start // len(self.pool), (start + count - 1) // len(self.pool) + 1)
-        everything = torch.arange(len(self.pool))
-        orders = [stream.at_epoch(i).at(everything).permutation() for i in rounds]
-        return torch.cat([everything[:0], *orders])[start % len(self.pool) :][:count]
+        if chosen is None:
+            chosen = torch.arange(len(self.pool))
+        rounds = range(start // len(chosen), (start + count - 1) // len(chosen) + 1)
+        orders = [chosen[stream.at_epoch(i).at(chosen).permutation()] for i in rounds]
+        return torch.cat([chosen[:0], *orders])[start % len(chosen) :][:count]
 
     def labels(self) -> Tensor:
         return self.real.labels()
@@ -152,6 +185,21 @@ class Pooled(Source):
 
     def list_changed(self) -> list[int]:
         return self.real.list_changed() + [len(self) + i for i in self.pool.list_changed()]
+
+
+def find_candidates(source: Source) -> Source:
+    """Return what coresets are chosen from: a pool where one goes with the data, else the data."""
+    return source.pool if isinstance(source, Pooled) else source
+
+
+def find_goal(source: Source, validation: Source | None, target: str) -> Source | None:
+    """Return the data whose gradients a selection matches besides those it chooses from; None for none.
+
+    target : of the selection (`SelectionSettings.target`).
+    """
+    if target == "real" and isinstance(source, Pooled):
+        return source.real
+    return validation
 
 
 @contextlib.contextmanager

@@ -59,3 +59,7 @@ class Resident(Source):
 
     def labels(self) -> Tensor:
         return self._labels
+
+    def with_labels(self, labels: Tensor) -> "Resident":
+        """Return the same images, not copied, with other labels (N,)."""
+        return Resident(self._images, labels, self.device)

@@ -58,8 +58,8 @@ class AutoAttack:
     eps : radius of the ball, in [0, 1] pixel units.
     norm : "linf", "l2" or "l1".
     version : "standard", "plus" or "rand"; or one attack alone: "apgd-ce", "apgd-dlr", "square" (the black box).
-    examples : how many of the evaluated images it attacks, drawn stratified, the same for all models; null for all. The
-        record then also holds what all attacks leave right of the images that they share.
+    examples : how many of the evaluated images it attacks, drawn stratified, and alike for all models; null for all.
+        The record then also holds what all attacks leave right of the images that they share.
 
     For fewer than four classes "standard", "plus" and "rand" run the attacks that exist for that number: APGD-T needs
     four classes and APGD-DLR three. The version in the record then says what was left out, and the evaluation is

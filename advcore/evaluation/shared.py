@@ -100,8 +100,8 @@ def _read_limits(attacks: Sequence[Attack | AutoAttack]) -> dict[int, int]:
 def choose_seen(attacks: Sequence[Attack | AutoAttack], source: Source, indices: Tensor) -> SeenImages:
     """Choose which of the evaluated images each attack sees: all, or as many as its setting `examples` says.
 
-    These are drawn stratified, the same for all models and seeds: the images that `evaluation.examples` would choose of
-    the first data split. Reads all labels where an attack has fewer images.
+    These are drawn stratified, the same for all models that are evaluated on the same images: those that
+    `evaluation.examples` would choose of the first data split. Reads all labels where an attack has fewer images.
 
     Raises ConfigError for more images than are evaluated.
     """

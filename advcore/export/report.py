@@ -15,7 +15,9 @@ from torch import Tensor
 from advcore.adversary import bind_attack, perturb
 from advcore.attacks.base import Attack
 from advcore.config.load import RunConfig, from_dict
+from advcore.data.base import Data
 from advcore.data.contract import read_batches
+from advcore.data.pool import Pooled
 from advcore.errors import (
     AdvcoreError,
     CheckpointError,
@@ -160,15 +162,24 @@ def _fill_galleries(folder: Path, record: RunRecord, coreset: Coreset, images: i
     weights = find_checkpoint(folder, "last")
     check_plugins(record.plugins, same_content=False)
     prepared = prepare(_adapt_to_machine(from_dict(record.config)), scores=False, initial=False)
-    coreset.check(len(prepared.data.whole), build.compute_fingerprint(prepared.data))
+    positions = _find_positions(prepared.data, coreset)
     load_state(prepared.model, weights)
     facts = cast("dict[str, int | None]", read_json(weights.with_suffix(".json")))
-    positions = {int(index): i for i, index in enumerate(prepared.data.part)}
     galleries = []
     for title, members in choose_by_weight(coreset, images):
         chosen = torch.tensor([positions[int(index)] for index in coreset.indices[members]])
         galleries.append((title, _show_examples(prepared, chosen, coreset.weights[members])))
     return galleries, _describe_images(prepared, coreset, facts.get("epoch"))
+
+
+def _find_positions(data: Data, coreset: Coreset) -> dict[int, int]:
+    """Return where each index of the coreset stands in the training data. Raises DataError for other data."""
+    train = data.train
+    if isinstance(train, Pooled):
+        coreset.check(len(train.pool), train.pool.fingerprint())
+        return {index: len(train) + index for index in coreset.indices.tolist()}
+    coreset.check(len(data.whole), build.compute_fingerprint(data))
+    return {int(index): i for i, index in enumerate(data.part)}
 
 
 def _adapt_to_machine(config: RunConfig) -> RunConfig:
@@ -216,7 +227,12 @@ def _choose_attack(prepared: Prepared) -> Attack:
 
 def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) -> list[parts.Note]:
     """Return the note about the images; `epoch`, from 0, is the one that the model's weights are from."""
-    text = f"Training examples of the selection at {coreset.epoch}, numbered as they stand in the whole training set"
+    kind = "Training examples"
+    place = "the whole training set"
+    if isinstance(prepared.data.train, Pooled):
+        kind = "Images of the pool, those"
+        place = "the pool"
+    text = f"{kind} of the selection at {coreset.epoch}, numbered as they stand in {place}"
     if not is_attacked(prepared.config.objective):
         return [parts.Note(f"{text}; this objective is not attacked.")]
     facts = _choose_attack(prepared).describe()

@@ -17,7 +17,7 @@ class EpochSubset:
     """Settings that are shared by rules that train on a part of an epoch's examples, in full batches.
 
     They choose before the epoch's batches are drawn, by the losses of the run's own training steps. The learning rate
-    follows the epochs, however few steps an epoch has.
+    and a growing ball follow the epochs, however few steps an epoch has.
 
     Parameters
     ----------

@@ -14,6 +14,7 @@ from advcore.attacks.base import Attack
 from advcore.config.schema import RunConfig
 from advcore.data.base import Data
 from advcore.data.contract import cut_into_chunks
+from advcore.data.pool import Pooled, find_candidates
 from advcore.errors import ConfigError, UserError, as_problem, check, must, require
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.evaluation.shared import find_limit_problems
@@ -198,17 +199,14 @@ def _check_attacks(config: RunConfig, data: Data) -> None:
 
 
 def _check_selector(selector: AdversarialCoreset | None, data: Data) -> None:
-    n = len(data.train)
+    n = len(find_candidates(data.train))
     size = n if selector is None else selector.count_chosen(n)
     require(check(size >= 2, "selection.budget", f"at least two examples of {n}", size, "keep more data"))
     if selector is None:
         return
     if selector.partition == "per_batch" and selector.budget < 1 and n <= selector.block_size + 1:
-        require(
-            must(
-                "training.batch_size", f"at most {n - 2}, for two batches of {n} training examples", selector.block_size
-            )
-        )
+        rule = f"at most {n - 2}, for two batches of {n} training examples"
+        require(must("training.batch_size", rule, selector.block_size))
     if selector.needs_validation and data.validation is None:
         require(must("selection.target", "'train' without validation data", "validation", "set data.validation"))
 
@@ -267,9 +265,9 @@ def _take_images(config: RunConfig, shape: tuple[int, int, int]) -> Iterator[Non
 
 
 def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, object]]:
-    """Return the scores of the training examples, read from the file that the solver names, and facts for the record.
+    """Return the scores of the training examples, or of a pool, from the solver's file, and facts for the record.
 
-    Returns None and no facts for a solver that reads no file.
+    None and no facts where it reads no file.
     """
     reads = trainer.solver_reads
     path = find_scores_file(trainer.selector.solver) if trainer.selector else None
@@ -277,10 +275,12 @@ def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, ob
         return None, {}
     with prefix_problems("selection.solver.scores: "):
         scores = Scores.load(Path(path))
-        rows = scores.rows(path, reads, data.part, len(data.whole), compute_fingerprint(data))
+        if isinstance(data.train, Pooled):
+            rows = scores.rows_of(path, reads, data.train.pool)
+        else:
+            rows = scores.rows(path, reads, data.part, len(data.whole), compute_fingerprint(data))
     facts = {name: getattr(scores, name) for name in ("score", "epochs", "model", "objective", "seed", "sha256")}
-    costs = {"passes": scores.passes, "flops": scores.flops}
-    facts |= {name: cost for name, cost in costs.items() if cost}  # older files do not tell
+    facts |= {name: cost for name in ("passes", "flops") if (cost := getattr(scores, name))}  # older files do not tell
     return rows, {"selection.solver.scores": {"path": path, **facts}}
 
 

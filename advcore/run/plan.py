@@ -8,26 +8,24 @@ from torch import nn
 from advcore.attacks.memory import refuse_unmoved
 from advcore.config.schema import RunConfig, SelectionConfig
 from advcore.data.base import Data
-from advcore.data.pool import Pooled
+from advcore.data.pool import Pooled, find_candidates, find_goal
 from advcore.errors import check, format_count, require
 from advcore.rng import Stream
 from advcore.rows.row_store import settle_place
 from advcore.run import build
+from advcore.run.explanations import explain_epochs, explain_ramps, explain_when
 from advcore.run.pretrained import Beginning
 from advcore.selection.duration import settle_minutes
 from advcore.selection.memory import Estimate, estimate_for, settle
-from advcore.selection.schedule import Schedule
 from advcore.solvers.uniform import Random
 from advcore.training.budget import Offer, find_budget_at_cost, list_offers
 from advcore.training.caught_rows import count_refreshed, count_row_bytes
-from advcore.training.loop_settings import count_ramp_steps, count_steps
 from advcore.training.minibatch import is_bound
 from advcore.training.plan import PlannedWork, Reference, plan_parts, plan_reference, plan_selection
 from advcore.training.prices import Prices, find_prices
 from advcore.training.trainer import Trainer
 from advcore.work import Work
 
-_OTHER_SHARE = 1.25  # by how much a ramp's share of a run is larger or smaller than of full training, to be mentioned
 _NEAR = 0.95  # of a wanted cost; the plan mentions a cost that is below it
 
 
@@ -64,16 +62,16 @@ def make_plan(
     n = len(data.train)
     prices = find_prices(trainer, model, data.train)
     compared = find_reference(config, n, prices)
-    planned = plan_parts(trainer, n, build.count_held_out(data))
+    planned = plan_parts(trainer, n, build.count_held_out(data), len(find_candidates(data.train)))
     cost = compared.relate(planned.total)
     estimate = _estimate_selection(trainer, data, model)
     notes = {
         "weights": beginning and beginning.describe(config),
         "pool": _explain_pool(trainer, data),
         "epochs": explain_epochs(trainer.schedule),
-        "cost": explain_cost(trainer, planned, compared, n),
+        "cost": explain_cost(trainer, planned, compared, len(find_candidates(data.train))),
         "operations": prices.problem and f"cost counts passes alone: {prices.problem}",
-        "when": _explain_when(trainer.schedule),
+        "when": explain_when(trainer.schedule),
         "time": _explain_time(trainer, estimate, data.train.device),
         "ramps": explain_ramps(trainer, n, compared.epochs),
     }
@@ -110,26 +108,21 @@ def _explain_pool(trainer: Trainer, data: Data) -> str | None:
         return None
     visits = trainer.schedule.length * train.share * len(train) / len(train.pool)
     real = trainer.schedule.length * (1 - train.share)
+    chosen = ""
+    if trainer.schedule.is_beside_pool:
+        chosen = f", those of each selection's {trainer.get_selector().count_chosen(len(train.pool)):,} more often"
     return (
         f"{100 * train.share:g} % of each batch comes from a pool of {len(train.pool):,} images; an epoch has as many "
-        f"steps as without it, so a real image is trained on about {real:.2g} times, one of the pool {visits:.2g} times"
-    )
-
-
-def _explain_when(schedule: Schedule) -> str | None:
-    """Say that selections may wait, so that the cost is a bound; None where they do not."""
-    if schedule.when is None or schedule.budget == 1.0:
-        return None
-    return (
-        "the cost is an upper bound: before headroom is below selection.when.headroom, subsets are drawn at random, "
-        "which takes no passes"
+        f"steps as without it, so a real image is trained on about {real:.2g} times, one of the pool {visits:.2g} "
+        f"times{chosen}"
     )
 
 
 def _estimate_selection(trainer: Trainer, data: Data, model: nn.Module) -> Estimate | None:
     if trainer.selector is None:
         return None
-    return estimate_for(trainer.selector, model, data.train, build.count_held_out(data))
+    goal = find_goal(data.train, data.validation, trainer.selector.target)
+    return estimate_for(trainer.selector, model, find_candidates(data.train), len(goal or ()))
 
 
 def _explain_time(trainer: Trainer, estimate: Estimate | None, device: torch.device) -> str | None:
@@ -193,8 +186,15 @@ def settle_budget(config: RunConfig, trainer: Trainer, n: int, held_out: int, pr
     selection = config.selection
     if selection is None or selection.cost is None:
         return config
-    budget = find_budget_at_cost(trainer, n, held_out, selection.cost, find_reference(config, n, prices))
-    return replace(config, selection=replace(selection, budget=budget, cost=None))
+    return replace_cost(
+        config, find_budget_at_cost(trainer, n, held_out, selection.cost, find_reference(config, n, prices))
+    )
+
+
+def replace_cost(config: RunConfig, budget: float) -> RunConfig:
+    """Return the config with a budget in place of `selection.cost`."""
+    assert config.selection is not None, "there is a cost to replace"
+    return replace(config, selection=replace(config.selection, budget=budget, cost=None))
 
 
 def find_offers(config: RunConfig, data: Data, cost: float, prices: Prices | None) -> list[Offer]:
@@ -226,45 +226,14 @@ def find_reference(config: RunConfig, n: int, prices: Prices | None) -> Referenc
     )
 
 
-def explain_epochs(schedule: Schedule) -> str | None:
-    """Say why fewer epochs run than `training.epochs` asks for; None where all of them run."""
-    if schedule.length == schedule.epochs:
-        return None
-    change = f"cut to {schedule.warm_epochs}, on all data" if schedule.warm_epochs else "left out"
-    warm_start = f"the warm start of {format_count(schedule.first, 'epoch')} is {change}"
-    on_coresets = format_count(schedule.length - schedule.warm_epochs, "epoch")
-    return (
-        f"{schedule.length} of training.epochs: {schedule.epochs} run, so that the work is about "
-        f"{100 * schedule.budget:g} % of full training (selection.budget): {warm_start}, then {on_coresets} on coresets"
-    )
-
-
-def explain_ramps(trainer: Trainer, n: int, epochs: int) -> str | None:
-    """Say which ramps and warm-ups take another share of the run's steps than of full training's `epochs`, if any do.
-
-    n : training examples. Named are those whose share is larger or smaller by a quarter.
-    """
-    steps = count_steps(trainer, n)
-    ramps = {
-        "training.eps_ramp": (trainer.eps_ramp, count_ramp_steps(trainer, n)),
-        "training.head_epochs": (trainer.head_epochs, sum(steps[: trainer.head_epochs])),
-    }
-    for path, part in (("minibatch", trainer.minibatch), ("training.awp", trainer.awp)):
-        if part is not None:
-            ramps[f"{path}.warm_up"] = (part.warm_up, sum(steps[: part.warm_up]))
-    lines = []
-    for path, (length, taken) in ramps.items():
-        share = min(1.0, taken / sum(steps))
-        usual = min(1.0, length / epochs)
-        if length and not usual / _OTHER_SHARE <= share <= usual * _OTHER_SHARE:
-            lines.append(f"{path}: {length:g} takes {share:.0%} of this run's steps, {usual:.0%} of full training's")
-    return "; ".join(lines) or None
+def _name_candidates(trainer: Trainer) -> str:
+    return "images of the pool" if trainer.schedule.is_beside_pool else "training examples"
 
 
 def explain_cost(trainer: Trainer, planned: PlannedWork, reference: Reference, n: int) -> str | None:
     """Say why a run costs more than full training, and what would make it cheaper; None for a run that costs less.
 
-    n : training examples, all of which each selection looks at.
+    n : examples that each selection chooses from, all of which it looks at: the training ones, or those of a pool.
     """
     total = reference.relate(planned.total)
     if total <= 1:
@@ -274,7 +243,7 @@ def explain_cost(trainer: Trainer, planned: PlannedWork, reference: Reference, n
     selector = trainer.selector
     if selector is not None and planned.selection.units:
         count = sum(epoch.action == "select" for epoch in trainer.schedule.plan())
-        passes = f"{plan_selection(selector).units} passes for each of {n:,} training examples"
+        passes = f"{plan_selection(selector).units} passes for each of {n:,} {_name_candidates(trainer)}"
         refreshed = sum(count_refreshed(trainer, n))
         if refreshed:
             passes = f"{refreshed:,} rows measured anew between them"

@@ -18,14 +18,16 @@ from advcore.cost import CostLedger
 from advcore.data.augment import augment_images
 from advcore.data.base import Data
 from advcore.data.contract import read_batches
+from advcore.data.pool import Pooled
 from advcore.errors import check, require
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.reporting.record import RunRecord
 from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
 from advcore.run import build, weights
-from advcore.run.plan import Plan, make_plan, settle_budget
+from advcore.run.plan import Plan, make_plan, replace_cost, settle_budget
 from advcore.run.pretrained import Beginning, load_beginning
+from advcore.run.teacher import label_pool, list_costs
 from advcore.training.prices import find_prices
 from advcore.training.progress import Listener, ignore
 from advcore.training.trainer import Trainer
@@ -69,49 +71,86 @@ class Reporter(Listener):
     on_final: Callable[[str], None] = ignore
 
 
-def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> Prepared:
+def prepare(
+    config: RunConfig,
+    *,
+    scores: bool = True,
+    initial: bool = True,
+    pool_labels: bool = True,
+    budget: float | None = None,
+) -> Prepared:
     """Read and check the data, build model and trainer, and make the plan; train nothing.
 
     scores : also read the file of scores that the solver names, which only a selection needs.
     initial : also read the weights to begin with, if the settings name some.
+    pool_labels : also let a teacher label the pool, if the settings name one, which only training and selecting need.
+    budget : that a run goes on with (`resume.find_budget`), in place of what `selection.cost` pays for by this version.
 
     The trainer comes first: it needs no data, so that a wrong setting is reported before anything is read. It is built
     again where settings were completed with the help of the data: by the budget for a cost, or by networks.
     """
     trainer = build.build_trainer(config)
     device = build.choose_device(config)
-    if distributed.is_first():
-        for tracker in config.tracking:
-            tracker.load()
+    _load_trackers(config)
     data = build.load_data(config, trainer, device)
     model = build.build_model(config, data, device)
     beginning = load_beginning(model, config, data) if initial else None
     completed = load_networks(config, data, device)
     wanted = getattr(config.selection, "cost", None)
     if wanted is not None:
-        completed = _settle_budget(completed, data, model)
+        completed = _settle_budget(completed, data, model, budget)
     if completed is not config:
         trainer = build.build_trainer(completed)
-    for path, attack in build.list_attacks(completed).items():
-        if isinstance(attack, AutoAttack):
-            continue  # it needs nothing of the model before it runs
-        with build.prefix_problems(f"{path}."):
-            bind_attack(attack, model, CostLedger().count_passes)  # of which nothing is kept
+    _try_attacks(completed, model)
     trainer.check(model, data.train)
     _try_plugins(completed, data, model)
+    labelled: dict[str, object] = {}
+    if pool_labels:
+        data, labelled = label_pool(config, data, device)
     rows, inputs = build.load_scores(trainer, data) if scores else (None, {})
-    inputs |= _hash_networks(completed)
-    if beginning is not None:
-        inputs |= beginning.list_inputs()
-    if wanted is not None:
-        inputs["selection.cost"] = wanted
+    inputs |= labelled | _list_inputs(completed, beginning, wanted)
     plan = make_plan(completed, trainer, data, model, wanted, beginning)
     pretraining = _describe_pretraining(beginning, inputs)
     return Prepared(completed, data, model, trainer, plan=plan, scores=rows, inputs=inputs, pretraining=pretraining)
 
 
-def _settle_budget(config: RunConfig, data: Data, model: nn.Module) -> RunConfig:
-    """Return the config with the budget that `selection.cost` pays for."""
+def _load_trackers(config: RunConfig) -> None:
+    if distributed.is_first():
+        for tracker in config.tracking:
+            tracker.load()
+
+
+def _list_inputs(config: RunConfig, beginning: Beginning | None, wanted: float | None) -> dict[str, object]:
+    """Return the files that a run reads beside data and scores, and the wanted cost, by setting."""
+    inputs: dict[str, object] = {**_hash_networks(config)}
+    if beginning is not None:
+        inputs |= beginning.list_inputs()
+    if wanted is not None:
+        inputs["selection.cost"] = wanted
+    return inputs
+
+
+def _try_attacks(config: RunConfig, model: nn.Module) -> None:
+    """Bind each attack of a run to its model, which refuses those that do not fit it."""
+    for path, attack in build.list_attacks(config).items():
+        if isinstance(attack, AutoAttack):
+            continue  # it needs nothing of the model before it runs
+        with build.prefix_problems(f"{path}."):
+            bind_attack(attack, model, CostLedger().count_passes)  # of which nothing is kept
+
+
+def _settle_budget(config: RunConfig, data: Data, model: nn.Module, budget: float | None) -> RunConfig:
+    """Return the config with this budget in place of `selection.cost`; None for what that pays for.
+
+    Raises ConfigError beside a pool.
+    """
+    way_out = "an epoch costs the same however few images of the pool are chosen; set selection.budget"
+    is_alone = not isinstance(data.train, Pooled)
+    require(
+        check(is_alone, "selection.cost", "null beside data.pool", config.selection and config.selection.cost, way_out)
+    )
+    if budget is not None:
+        return replace_cost(config, budget)
     trainer = build.build_trainer(config)
     prices = find_prices(trainer, model, data.train)
     with build.prefix_problems("selection."):
@@ -119,7 +158,7 @@ def _settle_budget(config: RunConfig, data: Data, model: nn.Module) -> RunConfig
 
 
 def _describe_pretraining(beginning: Beginning | None, inputs: dict) -> dict[str, object]:
-    """Return {run, passes, flops} of the runs that wrote weights and scores among the inputs, where these are known.
+    """Return {run, passes, flops} of the runs that wrote weights, scores and labels among the inputs, where known.
 
     flops is left out where some operations were not counted.
     """
@@ -129,6 +168,7 @@ def _describe_pretraining(beginning: Beginning | None, inputs: dict) -> dict[str
     scores = inputs.get("selection.solver.scores", {})
     if "passes" in scores:
         runs[scores["path"]] = scores
+    runs |= list_costs(inputs)
     if not runs:
         return {}
     facts: dict[str, object] = {"run": ", ".join(runs)}

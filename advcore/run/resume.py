@@ -10,6 +10,7 @@ import torch
 
 from advcore import distributed
 from advcore.config.load import Change, from_dict, list_changes, resolve
+from advcore.config.schema import RunConfig
 from advcore.cost import CostLedger
 from advcore.data.pool import Pooled
 from advcore.data.source import hash_content, hash_sample
@@ -27,7 +28,7 @@ from advcore.training.progress import Snapshot, Trained
 log = logging.getLogger(__name__)
 
 # Settings that may change when a run is resumed: they do not change how it trains.
-_FREE = (*ELSEWHERE, "data.path", "data.pool.path", "model.weights", "evaluation", "cost")
+_FREE = (*ELSEWHERE, "data.path", "data.pool.path", "data.pool.teacher", "model.weights", "evaluation", "cost")
 # What the record of a resumed run takes over from the record before.
 _CONTINUED = ("epochs", "selections", "events", "ledger", "relative_cost", "best_epoch", "final", "finished")
 
@@ -111,6 +112,26 @@ def create_record(prepared: Prepared) -> RunRecord:
     if data.notes:
         record.data["notes"] = list(data.notes)
     return record
+
+
+def find_budget(path: Path, config: RunConfig) -> float | None:
+    """Return the budget that the run in the folder `path` began with, for the `selection.cost` of the config.
+
+    It counts where the run goes on: another version counts costs otherwise, and would find another budget. None where
+    no run was begun there, or by other settings; then there is nothing to go on with, or that is refused.
+    """
+    cost = getattr(config.selection, "cost", None)
+    if cost is None or not was_begun(path):
+        return None
+    try:
+        record = RunRecord.load(path / "record.json")
+        settings, inputs = record.config, record.inputs
+    except CheckpointError:
+        _, facts, _ = checkpoints.load_newest(path) or (None, {}, None)
+        settings, inputs = facts.get("config", {}), facts.get("inputs", {})
+    if inputs.get("selection.cost") != cost or settings["training"]["epochs"] != config.training.epochs:
+        return None
+    return settings["selection"]["budget"]
 
 
 def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> tuple[bool, Snapshot | None]:

@@ -14,6 +14,7 @@ from advcore.config.load import resolve
 from advcore.config.schema import RunConfig
 from advcore.cost import CostLedger
 from advcore.data.base import Data
+from advcore.data.pool import Pooled, find_candidates, find_goal
 from advcore.errors import UserError, check_one_of, must, require
 from advcore.files import has_pair
 from advcore.gradients import GRADIENTS
@@ -37,19 +38,20 @@ _STABILITY = "adversarial_instability"
 def select(prepared: Prepared, reporter: Reporter) -> Coreset:
     """Select one coreset with the model as it is, drawing the random numbers of the run's first selection.
 
-    Its indices count in the whole training set.
+    Its indices count in the whole training set, or in the pool beside it.
     """
     selector = prepared.trainer.selector
     assert selector is not None, "only a run file with a selection is used for one"
     speed = agree_on_speed(prepared.trainer.speed, prepared.model, prepared.data.train)
     select_coreset = speed.activate()(selector.select)
-    reporter.on_progress("select", 0, len(prepared.data.train))
+    candidates = find_candidates(prepared.data.train)
+    reporter.on_progress("select", 0, len(candidates))
     coreset = select_coreset(
         speed.lay_out(prepared.model),
-        prepared.data.train,
+        candidates,
         seed=prepared.config.seed,
         rows=prepared.scores,
-        validation=prepared.data.validation,
+        validation=find_goal(prepared.data.train, prepared.data.validation, selector.target),
         epoch=next((i for i, epoch in enumerate(prepared.trainer.schedule.plan()) if epoch.action == "select"), 0),
         on_chunk=partial(reporter.on_progress, "select"),
     )
@@ -151,7 +153,7 @@ def list_overrides(config: RunConfig, score: str, path: Path) -> list[str]:
         solver += ", keep: easiest"
     overrides = [f"selection.solver={{{solver}, scores: {json.dumps(str(path))}}}"]
     if config.data.pool is not None:
-        overrides.append("data.pool=null")  # beside which nothing is selected
+        overrides.append("data.pool=null")  # whose images have no scores yet
     return overrides
 
 
@@ -168,7 +170,12 @@ def summarise(coreset: Coreset) -> dict:
 
 
 def map_to_training_set(coreset: Coreset, data: Data) -> Coreset:
-    """Return the coreset with indices into the whole training set, not into the part left after validation."""
+    """Return the coreset with indices into the whole training set, not into the part left after validation.
+
+    One of a pool stays as it is: all of the pool is trained on.
+    """
+    if isinstance(data.train, Pooled):
+        return coreset
     return replace(
         coreset,
         indices=data.part[coreset.indices],

@@ -2,10 +2,12 @@
 
 import contextlib
 import math
+import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import sub
 from typing import Any
 
 import torch
@@ -19,7 +21,8 @@ from advcore.runtime.device import list_generator_devices
 from advcore.runtime.outputs import read_logits
 from advcore.runtime.precision import disable_compilation
 
-_EXAMPLES = 2  # that are measured: BatchNorm in train mode would refuse one
+# Two batches are measured: by what the larger takes more, what acts on the weights alone, once per batch, is left out.
+_SIZES = (2, 3)  # one image alone is what some networks refuse, or squeeze away
 _GREY = 0.5  # the value of their pixels: no operation's number depends on it
 
 
@@ -35,8 +38,6 @@ class PassCost:
     problem: str = ""
 
 
-# What torch raises where it cannot count, or differentiate twice. Of what a network raises itself, the next pass tells.
-_REFUSALS = (RuntimeError, NotImplementedError, TypeError, AttributeError, AssertionError)
 NO_COST = PassCost()
 _known: weakref.WeakKeyDictionary[nn.Module, dict[tuple, PassCost]] = weakref.WeakKeyDictionary()
 
@@ -88,17 +89,19 @@ def measure_cost(model: nn.Module, x: Tensor, trained: Sequence[nn.Parameter], *
     """Count the operations of a forward pass, and of its backward pass to the parameters `trained`, and to the images.
 
     Counted are convolutions, matrix products and attention, 2 operations for each product that is summed, as torch
-    counts them; not what acts on each element alone, such as an activation or a BatchNorm, and no custom kernel. The
-    model runs in eval mode, on grey images shaped like x (B, C, H, W), and is restored.
+    counts them; not what acts on each element alone, such as an activation or a BatchNorm, nor on the weights alone,
+    once per batch, such as a reparametrisation, and no custom kernel. The model runs in eval mode, on grey images
+    shaped like x (B, C, H, W), and is restored.
 
-    Cost: a forward and a backward pass of two images.
+    Cost: forward and backward passes of five images.
     """
-    try:
-        with _run_plainly(model):
-            forward, backward = _count_operations(model, x, trained, to_images=to_images)
-    except _REFUSALS as error:
-        return PassCost(problem=describe_exception(error))
-    return PassCost(forward // _EXAMPLES, backward // _EXAMPLES)
+
+    def run(images: Tensor) -> tuple[int, int]:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        return _count_operations(model, images, trained)
+
+    return _measure_each(run, model, x, is_leaf=to_images)
 
 
 def measure_double(model: nn.Module, x: Tensor, trained: Sequence[nn.Parameter]) -> PassCost:
@@ -107,29 +110,47 @@ def measure_double(model: nn.Module, x: Tensor, trained: Sequence[nn.Parameter])
     That is the gradient of a loss which is itself computed from an input gradient. As `measure_cost`; only `backward`
     is counted.
     """
-    try:
-        with _run_plainly(model):
-            images = _make_images(x, is_leaf=True)
-            for parameter in trained:
-                parameter.requires_grad_(True)
-            losses = read_logits(model(images.clone()), _EXAMPLES).logsumexp(1)
-            (gradient,) = torch.autograd.grad(losses.sum(), images, create_graph=True)
-            with _count() as backward:
-                torch.autograd.grad(gradient.square().sum(), trained, allow_unused=True)
-    except _REFUSALS as error:
-        return PassCost(problem=describe_exception(error))
-    return PassCost(backward=backward.get_total_flops() // _EXAMPLES)
+
+    def run(images: Tensor) -> tuple[int, int]:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        losses = read_logits(model(images.clone()), len(images)).logsumexp(1)
+        (gradient,) = torch.autograd.grad(losses.sum(), images, create_graph=True)
+        with _count() as backward:
+            torch.autograd.grad(gradient.square().sum(), trained, allow_unused=True)
+        return 0, backward.get_total_flops()
+
+    return _measure_each(run, model, x, is_leaf=True)
 
 
-def _make_images(x: Tensor, *, is_leaf: bool) -> Tensor:
-    return torch.full((_EXAMPLES, *x.shape[1:]), _GREY, dtype=x.dtype, device=x.device, requires_grad=is_leaf)
+def _measure_each(run: Callable[[Tensor], tuple[int, int]], model: nn.Module, x: Tensor, *, is_leaf: bool) -> PassCost:
+    """Return what `run` counts more for one more image; whatever it raises is the problem of the cost.
+
+    torch refuses to count, or to differentiate twice, by many errors. Of what a network raises itself, its next pass
+    tells.
+    """
+    problem = ""
+    for has_hooks in (False, True):
+        try:
+            with _run_plainly(model, has_hooks=has_hooks):
+                fewer, more = (run(_make_images(x, size, is_leaf=is_leaf)) for size in _SIZES)
+        except Exception as error:
+            problem = problem or describe_exception(error)
+        else:
+            return PassCost(*map(sub, more, fewer))
+    return PassCost(problem=problem)
+
+
+def _make_images(x: Tensor, size: int, *, is_leaf: bool) -> Tensor:
+    return torch.full((size, *x.shape[1:]), _GREY, dtype=x.dtype, device=x.device, requires_grad=is_leaf)
 
 
 @contextlib.contextmanager
-def _run_plainly(model: nn.Module) -> Iterator[None]:
-    """Run the model in eval mode and layer by layer, with attention as matrix products, which are counted.
+def _run_plainly(model: nn.Module, *, has_hooks: bool) -> Iterator[None]:
+    """Run the model in eval mode and layer by layer, with attention and recurrence as products, which are counted.
 
-    Hooks on what layers return are left out: those who put them there want the passes of their images alone.
+    has_hooks : leave hooks on what layers return in place, for a model that does not run without. Else they are left
+    out: those who put them there want the passes of their images alone.
     """
     with (
         torch.inference_mode(mode=False),
@@ -140,24 +161,26 @@ def _run_plainly(model: nn.Module) -> Iterator[None]:
         borrow(model),
         contextlib.ExitStack() as stack,
     ):
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)  # which runs an encoder layer as one kernel
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # of a setting that stays as it is
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         for module in model.modules():
-            if not isinstance(module, torch.jit.ScriptModule):
+            if not (has_hooks or isinstance(module, torch.jit.ScriptModule)):
                 stack.callback(setattr, module, "_forward_hooks", module._forward_hooks)
                 module._forward_hooks = OrderedDict()
         yield
 
 
-def _count_operations(
-    model: nn.Module, x: Tensor, trained: Sequence[nn.Parameter], *, to_images: bool
-) -> tuple[int, int]:
-    """Return the operations of a forward and of a backward pass of `_EXAMPLES` images, of a borrowed model."""
-    images = _make_images(x, is_leaf=to_images)
-    for parameter in trained:
-        parameter.requires_grad_(True)
+def _count_operations(model: nn.Module, images: Tensor, trained: Sequence[nn.Parameter]) -> tuple[int, int]:
+    """Return the operations of a forward and of a backward pass of images, of a borrowed model."""
     with _count() as forward:
-        logits = read_logits(model(images.clone()), _EXAMPLES)
+        logits = read_logits(model(images.clone()), len(images))
     inputs: list[Tensor] = [*trained]
-    if to_images:
+    if images.requires_grad:
         inputs.append(images)
     if not inputs or not logits.requires_grad:
         return forward.get_total_flops(), 0

@@ -16,14 +16,14 @@ from advcore.cost import CostLedger
 from advcore.data.contract import MapStyle, count_chunks
 from advcore.data.source import Source, as_source
 from advcore.deprecation import forward_method
-from advcore.errors import ConfigError, DataError, SettingProblem, check_at_least, check_one_of, must, unless
+from advcore.errors import ConfigError, SettingProblem, check_at_least, check_one_of, must, unless
 from advcore.gradients import GRADIENTS
 from advcore.kinds import accept_arguments
 from advcore.objectives.base import Objective, is_attacked
 from advcore.rng import preserve_random_state
-from advcore.rows import FactoredRows, Rows, find_first_not_finite
+from advcore.rows import FactoredRows, Rows
 from advcore.runtime.borrow import find_device, record_gradients
-from advcore.selection.measure import Call, Measured, count_cost, measure, sample_in_full
+from advcore.selection.measure import Call, Measured, count_cost, measure, refuse_other_rows, sample_in_full
 from advcore.selection.partition import PARTITIONS, Problem, Split
 from advcore.selection.quality import describe_sample, describe_stretch, measure_overlap, measure_quality
 from advcore.selection.result import NORMALISE, Coreset
@@ -32,7 +32,7 @@ from advcore.selection.settings import BLOCKS, TARGETS, SelectionSettings
 from advcore.selection.solve import Solution, solve
 from advcore.settings import settings
 from advcore.solvers import SOLVERS
-from advcore.solvers.base import Solver, find_scores_file
+from advcore.solvers.base import Solver, find_represent, find_scores_file
 from advcore.solvers.uniform import Random
 from advcore.types import Event, Facts, find_name
 
@@ -89,12 +89,20 @@ class AdversarialCoreset(SelectionSettings):
                 not needs_attack or is_attacked(self.objective),
                 must("solver.points", "clean for an objective that is not attacked", "adversarial"),
             ),
-            unless(
-                self.target == "train" or getattr(self.solver, "has_target", False),
-                must("target", "'train' for a solver that fits no target", self.target, "use gradmatch"),
-            ),
+            self._find_target_problem(),
             find_unread_problem(self) or find_catch_problem(self),
         ]
+
+    def _find_target_problem(self) -> SettingProblem | None:
+        """Return why the solver cannot match the target, one that is not the data it chooses from; None if it can."""
+        if self.target == "train" or self.represents or getattr(self.solver, "has_target", False):
+            return None
+        return must("target", "'train' for a solver that fits no target", self.target, "use gradmatch")
+
+    @property
+    def represents(self) -> bool:
+        """Whether the solver represents the real data beside a pool one by one, instead of matching their sum."""
+        return self.target == "real" and find_represent(self.solver) is not None
 
     @property
     def row_objective(self) -> Objective:
@@ -149,7 +157,8 @@ class AdversarialCoreset(SelectionSettings):
         dataset : map-style, (x, y) with x (C, H, W) float in [0, 1] or uint8; the plain view.
         seed, epoch : name the random numbers; the same inputs give the same coreset, bit for bit.
         rows : measured earlier, one per example in the data set's order; they are not measured again.
-        validation : for `target: validation`, the held-out examples; attacked as the others are.
+        validation : for `target: validation`, the held-out examples, for `target: real`, the real ones, where `dataset`
+            is a pool; attacked as the others are.
         previous : the coreset before this one, for `overlap`.
         ledger : also counts this selection's passes and seconds.
         on_chunk : called with the number of examples attacked so far and in all.
@@ -158,8 +167,8 @@ class AdversarialCoreset(SelectionSettings):
         NoMemoryError where the work cannot be cut into smaller pieces.
         """
         source = as_source(cast(MapStyle, dataset), find_device(model))  # torch's Dataset does not declare a length
-        if self.needs_validation and validation is None:
-            raise ConfigError(must("validation", "given for target: validation", None, "or use target: train"))
+        if self.target != "train" and self.budget < 1 and validation is None:
+            raise ConfigError(must("validation", f"given for target: {self.target}", None, "or use target: train"))
         if validation is not None:
             validation = as_source(cast(MapStyle, validation), find_device(model))
         call = Call(model=model, source=source, validation=validation, seed=seed, epoch=epoch, on_chunk=on_chunk)
@@ -206,7 +215,7 @@ class AdversarialCoreset(SelectionSettings):
         """
         if rows is not None:
             with distributed.fail_together():
-                _refuse_other_rows(rows, len(call.source))
+                refuse_other_rows(rows, len(call.source))
         measured = measure(self, call, rows)
         device = call.source.device
         with call.ledger.phase("solve", device):
@@ -236,6 +245,7 @@ class AdversarialCoreset(SelectionSettings):
                 blocks=self.blocks,
                 stream=call.stream("blocks", fixed=not getattr(self.solver, "redraw", True)),
                 goal=measured.goal,
+                target=self.target,
             )
         )
 
@@ -284,12 +294,3 @@ class AdversarialCoreset(SelectionSettings):
             info=tuple(solution.info),
             events=events,
         )
-
-
-def _refuse_other_rows(rows: Rows, n: int) -> None:
-    """Raise DataError for rows, of n examples, that were measured earlier and cannot be solved for."""
-    if len(rows) != n:
-        raise DataError(must("rows", f"one row for each of the {n} examples", len(rows)))
-    first = find_first_not_finite(rows.squared_norms())
-    if first is not None:
-        raise DataError(f"rows must be finite, got NaN or infinity, first at example {first}; measure them anew")

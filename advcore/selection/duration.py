@@ -36,10 +36,13 @@ class Work:
         return distributed.measure_largest_share(self.operations) / estimate_rate(device) / 60
 
 
-def count_work(selector: "AdversarialCoreset", *, counts: list[int], classes: int, features: int) -> Work:
+def count_work(
+    selector: "AdversarialCoreset", *, counts: list[int], classes: int, features: int, held_out: int = 0
+) -> Work:
     """Count what the solver takes for each problem of the selector's partition.
 
-    counts : examples of each class. classes, features : outputs and inputs of the head.
+    counts : examples of each class. classes, features : outputs and inputs of the head. held_out : examples
+    of the goal.
     """
     passes = len(selector.row_objective.passes)
     sizes = [sum(counts)]
@@ -52,8 +55,19 @@ def count_work(selector: "AdversarialCoreset", *, counts: list[int], classes: in
         sizes = [math.ceil(sum(counts) / selector.block_size)]
         shape = RowShape(product=classes * features, size=classes * features)  # a mean is written out
     picks = [max(1, round(selector.budget * size)) for size in sizes]
-    operations = [count_operations(selector.solver, n, k, shape) for n, k in zip(sizes, picks, strict=True)]
+    sides = sizes
+    if selector.represents:  # as many pairs as in a square of that side
+        sides = [find_side(size, sum(counts), held_out) for size in sizes]
+    operations = [count_operations(selector.solver, n, k, shape) for n, k in zip(sides, picks, strict=True)]
     return Work(tuple(operations), max(sizes), max(picks), _list_ways_out(selector))
+
+
+def find_side(size: int, n: int, held_out: int) -> int:
+    """Return the side of a square with as many pairs as a problem's rows have with its part of the goal's.
+
+    size : rows of the problem. n, held_out : all rows, and all of the goal's.
+    """
+    return max(1, round(size * math.sqrt(held_out / n)))
 
 
 def _list_ways_out(selector: "AdversarialCoreset") -> str:

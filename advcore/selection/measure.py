@@ -14,12 +14,12 @@ from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
 from advcore.data.checks import check_fits, check_labels
 from advcore.data.source import Part, Source
-from advcore.errors import ConfigError, must
+from advcore.errors import ConfigError, DataError, must
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Measurement, MeasurementSettings
 from advcore.objectives.base import is_attacked
 from advcore.rng import Stream
-from advcore.rows import DenseRows, FactoredRows, Rows
+from advcore.rows import DenseRows, FactoredRows, Rows, find_first_not_finite
 from advcore.rows.on_disk import find_temporary_folder
 from advcore.selection.duration import settle_minutes
 from advcore.selection.memory import estimate_for, has_large_rows, settle
@@ -210,3 +210,12 @@ def _list_labels(source: Source) -> Tensor:
     labels = source.labels()
     check_labels(labels, torch.arange(len(labels)), int(labels.max()) + 1)
     return labels
+
+
+def refuse_other_rows(rows: Rows, n: int) -> None:
+    """Raise DataError for rows, of n examples, that were measured earlier and cannot be solved for."""
+    if len(rows) != n:
+        raise DataError(must("rows", f"one row for each of the {n} examples", len(rows)))
+    first = find_first_not_finite(rows.squared_norms())
+    if first is not None:
+        raise DataError(f"rows must be finite, got NaN or infinity, first at example {first}; measure them anew")

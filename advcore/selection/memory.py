@@ -15,7 +15,7 @@ from advcore.gradients.last_layer import locate_head
 from advcore.models.head import count_classes, count_features
 from advcore.rows.pairwise import CONVERTED_UP_TO
 from advcore.runtime.device import measure_free_memory
-from advcore.selection.duration import Work, count_work
+from advcore.selection.duration import Work, count_work, find_side
 from advcore.solvers.base import estimate_memory
 from advcore.types import Event
 
@@ -80,16 +80,14 @@ def estimate(
     """Estimate the memory of a selection from figures alone; None where no row is measured.
 
     counts : examples of each class. classes, features : outputs and inputs of the head. held_out : validation examples,
-    which count where they are the target. itemsize : bytes of a number in the factors.
+    or real ones beside a pool, which count where they are the target. itemsize : bytes of a number in the factors.
     """
     if not has_large_rows(selector):
         return None
     n = sum(counts)
     passes = len(selector.row_objective.passes)
     row_bytes = (classes + features) * passes * itemsize
-    measured = 0 if selector.rows_from == "training" else n  # what is caught is held all the time
-    if selector.target == "validation":
-        measured += held_out
+    measured = n * (selector.rows_from != "training") + held_out * (selector.target != "train")
     working = 16 * (classes + features + 1) * passes * 512
     size = n  # of the largest problem
     problem = 0
@@ -99,15 +97,17 @@ def estimate(
     elif selector.partition == "per_batch":
         size = math.ceil(n / selector.block_size)
         working += 2 * min(8 * classes * (features + 1) * min(size, 512), 2**28)  # two tiles of block means
-    needed = estimate_memory(selector.solver, size, max(1, round(selector.budget * size)))
+    side = size
+    if selector.represents:
+        side = find_side(size, n, held_out)
+        problem += row_bytes * round(size * (n + held_out) / n)  # joined with the goal's
+    needed = estimate_memory(selector.solver, side, max(1, round(selector.budget * size)))
     matrix = needed["matrix"]
     if matrix:
-        working += _TILES
-        matrix = matrix if itemsize <= 4 else 8 * size * size
-        if problem <= CONVERTED_UP_TO:
-            working += 3 * problem
-    held = Estimate(measured * row_bytes, problem, matrix, solver=needed["solver"], working=working)
-    return replace(held, work=count_work(selector, counts=counts, classes=classes, features=features))
+        matrix = matrix if itemsize <= 4 else 8 * side * side
+        working += _TILES + 3 * problem * (problem <= CONVERTED_UP_TO)
+    work = count_work(selector, counts=counts, classes=classes, features=features, held_out=held_out)
+    return Estimate(measured * row_bytes, problem, matrix, needed["solver"], working, work=work)
 
 
 def has_large_rows(selector: "AdversarialCoreset") -> bool:

@@ -33,6 +33,7 @@ class Problem:
     members : (n,) the example to which each row belongs. k : how many rows to pick.
     blocks : where a row stands for a whole block, the blocks; `members` then holds each block's first example.
     load_target : computes what the rows are to stand for, as `rows.total` does; None: their own sum.
+    load_goal : loads the other examples' rows whose mean is that target, for solvers that represent them one by one.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Problem:
     k: int
     blocks: Sequence[Tensor] | None = None
     load_target: Callable[[], Tensor] | None = None
+    load_goal: Callable[[], Rows] | None = None
 
     @property
     def rows(self) -> Rows:
@@ -52,6 +54,11 @@ class Problem:
         """(C, D + 1) float64, what the rows are to stand for, computed at each access; None: their own sum."""
         return None if self.load_target is None else self.load_target()
 
+    @property
+    def goal(self) -> Rows | None:
+        """Other examples' rows that are to be represented, loaded at each access; None: none but the problem's."""
+        return None if self.load_goal is None else self.load_goal()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
@@ -60,7 +67,7 @@ class Split:
     rows : N rows. labels : (N,), on the rows' device. budget : share to keep. block_size, blocks : for `per_batch`.
     stream : random numbers of the block permutation.
     goal : other examples (a validation set) whose mean gradient is to be matched; without rows: that of the rows
-    themselves.
+    themselves. target : where it comes from, for errors (`SelectionSettings.target`).
     """
 
     rows: Rows
@@ -70,30 +77,43 @@ class Split:
     blocks: str
     stream: Stream
     goal: Measurement = Measurement(rows=None, labels=None)
+    target: str = "validation"
 
     @property
     def k(self) -> int:
         """How many examples to pick in all: max(1, round(budget N))."""
         return max(1, round(self.budget * len(self.rows)))
 
-    def build_target_loader(
-        self, count: int, label: int | None = None, narrow: Narrow = _keep_rows
-    ) -> Callable[[], Tensor] | None:
-        """Return a function that computes `count` times the goal's mean row; None if there is no goal.
+    def build_goal_loader(self, label: int | None = None, narrow: Narrow = _keep_rows) -> Callable[[], Rows] | None:
+        """Return a function that loads the goal's rows; None if there is no goal.
 
-        label : the mean is over the goal's examples of this class, as `narrow` leaves them; None: over all.
+        label : of the goal's examples of this class alone, as `narrow` leaves them; None: of all.
         Raises DataError if the goal has no example of the class.
         """
         if self.goal.rows is None:
             return None
         goal, labels = self.goal.get_rows_and_labels()
-        if label is not None and not bool((labels == label).any()):
-            raise DataError(f"target: validation needs examples of every class, got none of class {label}; use whole")
+        if label is None:
+            return lambda: goal
+        if not bool((labels == label).any()):
+            raise DataError(
+                f"target: {self.target} needs examples of every class, got none of class {label}; use whole"
+            )
+        return lambda: narrow(goal.take((labels == label).nonzero()[:, 0]), label)
+
+    def build_target_loader(
+        self, count: int, label: int | None = None, narrow: Narrow = _keep_rows
+    ) -> Callable[[], Tensor] | None:
+        """Return a function that computes `count` times the goal's mean row; None if there is no goal.
+
+        label, narrow : as in `build_goal_loader`, whose errors it raises.
+        """
+        load_goal = self.build_goal_loader(label, narrow)
+        if load_goal is None:
+            return None
 
         def load() -> Tensor:
-            rows = goal
-            if label is not None:
-                rows = narrow(goal.take((labels == label).nonzero()[:, 0]), label)
+            rows = load_goal()
             return (rows.total() * (count / len(rows))).to(self.rows.device)
 
         return load
@@ -103,7 +123,9 @@ def split_whole(split: Split) -> list[Problem]:
     """Return one problem over all rows."""
     n = len(split.rows)
     members = torch.arange(n, device=split.rows.device)
-    return [Problem("all", lambda: split.rows, members, split.k, load_target=split.build_target_loader(n))]
+    load_target = split.build_target_loader(n)
+    load_goal = split.build_goal_loader()
+    return [Problem("all", lambda: split.rows, members, split.k, load_target=load_target, load_goal=load_goal)]
 
 
 def split_per_class(split: Split) -> list[Problem]:
@@ -139,7 +161,12 @@ def _build_problem(split: Split, narrow: Narrow, label: int, members: Tensor, k:
         return narrow(split.rows.take(members), label)
 
     return Problem(
-        f"class {label}", load, members, k, load_target=split.build_target_loader(len(members), label, narrow)
+        f"class {label}",
+        load,
+        members,
+        k,
+        load_target=split.build_target_loader(len(members), label, narrow),
+        load_goal=split.build_goal_loader(label, narrow),
     )
 
 

@@ -18,7 +18,7 @@ from advcore.errors import (
 from advcore.settings import setting, settings
 from advcore.shares import floor_share
 
-SCHEDULES = ("compressed", "acs")
+SCHEDULES = ("compressed", "acs", "pool")
 MOST_EPOCHS = 10_000  # all are planned before the first one runs
 
 
@@ -80,7 +80,8 @@ class Schedule:
         on all data; the others are skipped, so that the run costs about c E epochs.
     period : T, coreset epochs from one selection to the next; None selects once.
     schedule : "compressed", or "acs", which selects where (epoch mod T) == 0, in epochs of the full run, and trains on
-        a random subset before that.
+        a random subset before that; or "pool", for data with a pool, whose images are what is chosen: all E epochs run,
+        each with the steps of one on the real data, the first int(kappa E) of them beside the whole pool.
     when : holds selections back (`When`); None selects at each of them.
 
     With budget 1 all E epochs run on all data.
@@ -114,6 +115,11 @@ class Schedule:
         ]
 
     @property
+    def is_beside_pool(self) -> bool:
+        """Whether coresets are chosen from a pool, so that they change no epoch's length."""
+        return self.schedule == "pool" and self.budget < 1
+
+    @property
     def first(self) -> int:
         """The epoch of the full run at which the coreset takes over: int(kappa E)."""
         return floor_share(self.warm_start, self.epochs)
@@ -121,6 +127,8 @@ class Schedule:
     @property
     def warm_epochs(self) -> int:
         """How many full epochs run before the first coreset."""
+        if self.is_beside_pool:
+            return self.first
         return round(self.budget * self.first)
 
     @property
@@ -138,6 +146,11 @@ class Schedule:
             *(Epoch(i, "full") for i in range(self.warm_epochs)),
             *(Epoch(i, self._choose_action(i)) for i in range(self.first, self.epochs)),
         ]
+
+    def list_lengths(self) -> list[float]:
+        """Return the length of each epoch that runs, in epochs on all data."""
+        length = 1.0 if self.is_beside_pool else self.budget
+        return [1.0 if epoch.action == "full" else length for epoch in self.plan()]
 
     def _choose_action(self, epoch: int) -> str:
         """Return what an epoch of the full run, after the warm start, trains on."""
@@ -161,7 +174,10 @@ class Schedule:
             parts = f"{format_count(full, 'full epoch')}, then {len(plan) - full}"
         *earlier, last = [str(i) for i, epoch in enumerate(plan) if epoch.action == "select"] or ["no epoch"]
         places = f"{', '.join(earlier)} and {last}" if earlier else last
-        text = f"{parts} at {100 * self.budget:g} %, selecting at {places}"
+        share = f"at {100 * self.budget:g} %"
+        if self.is_beside_pool:
+            share = f"beside {100 * self.budget:g} % of the pool"
+        text = f"{parts} {share}, selecting at {places}"
         if self.length < self.epochs:
             text += f"; {self.length} of {self.epochs} epochs run"
         if self.when is not None:

@@ -17,7 +17,7 @@ from advcore.selection.rows_from import ROWS_FROM, Refresh
 from advcore.settings import setting, settings
 
 BLOCKS = ("permuted", "stored_order")
-TARGETS = ("train", "validation")
+TARGETS = ("train", "validation", "real")
 
 
 @settings
@@ -28,12 +28,14 @@ class SelectionSettings:
     ----------
     partition : "whole", "per_class", "per_batch" or "per_class_per_gradient".
     budget : share of the data to keep, in (0, 1]; K = max(1, round(budget N)). 1.0 keeps all data with weight 1, and
-        neither attacks nor solves.
+        neither attacks nor solves. Beside data.pool it is the share of the pool.
     rows : "full", "weight" or "bias": which part of the head's gradient is matched.
     blocks : for per_batch: "permuted" (anew at every selection) or "stored_order" (as published).
     chunk_size : examples attacked at once; a multiple of 16. The result does not depend on it beyond float rounding.
     target : whose gradient the coreset is to match: "train", that of the data it is chosen from, or "validation", that
-        of the held-out examples, which are attacked too (GradMatch only).
+        of the held-out examples, or beside a pool "real", that of the real data; those are attacked too. Validation
+        needs a solver that fits a target (gradmatch); real does, or craig, which then picks the images of the pool that
+        represent the real ones.
     full_examples : where the selection's attack is cheaper than the full one: how many examples, half of them from the
         coreset, are attacked in full as well, for `gradient_error_full`; 0 for none. Counted as evaluation.
     memory_limit : GB that a selection may hold, without the model. Rows that exceed it go to a temporary file; what

@@ -18,7 +18,7 @@ from advcore.runtime.device import is_faster_batched
 from advcore.runtime.out_of_memory import Pieces, explain_out_of_memory, is_out_of_memory
 from advcore.runtime.signals import check
 from advcore.selection.partition import Problem
-from advcore.solvers.base import Solver, Task, estimate_memory
+from advcore.solvers.base import Solver, Task, estimate_memory, find_represent
 from advcore.types import Event, Facts, Selection, is_ours
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def solve_all(
     that does not fit in memory in any way.
     """
     events: list[Event] = []
-    dealt = distributed.deal(problems, _pack_problem, device)
+    dealt = distributed.deal(problems, partial(_pack_problem, with_goal=find_represent(solver) is not None), device)
     with distributed.fail_together(), explain_out_of_memory("while solving", _SMALLER):
         mine = [item if isinstance(item, Problem) else _unpack_problem(item) for item in dealt]
         answers = list(_answer(solver, mine, generator, events))
@@ -50,11 +50,17 @@ def solve_all(
     return _complete(problems, _unpack_answers(packed, problems), generator, events)
 
 
-def _pack_problem(problem: Problem) -> Facts:
-    """Return a problem as values that can be sent; without rows where it has no share."""
-    packed: Facts = {"name": problem.name, "members": problem.members, "k": problem.k, "rows": None, "target": None}
+def _pack_problem(problem: Problem, *, with_goal: bool) -> Facts:
+    """Return a problem as values that can be sent; without rows where it has no share.
+
+    with_goal : whether the solver represents the goal's rows, and so needs them.
+    """
+    packed: Facts = {"name": problem.name, "members": problem.members, "k": problem.k}
+    packed |= dict.fromkeys(("rows", "target", "goal"))
     if problem.k:
         packed |= {"rows": _pack_rows(problem.rows), "target": problem.target}
+        if with_goal and problem.goal is not None:
+            packed["goal"] = _pack_rows(problem.goal)
     return packed
 
 
@@ -68,8 +74,9 @@ def _pack_rows(rows: Rows) -> Facts:
 def _unpack_problem(packed: object) -> Problem:
     assert isinstance(packed, dict), "what `_pack_problem` made"
     load_target = None if packed["target"] is None else lambda: packed["target"]
+    load_goal = None if packed["goal"] is None else partial(_unpack_rows, packed["goal"])
     load = partial(_unpack_rows, packed["rows"])
-    return Problem(packed["name"], load, packed["members"], packed["k"], load_target=load_target)
+    return Problem(packed["name"], load, packed["members"], packed["k"], load_target=load_target, load_goal=load_goal)
 
 
 def _unpack_rows(packed: Facts) -> Rows:
@@ -126,18 +133,23 @@ def _answer(solver: Solver, problems: list[Problem], generator: Stream, events: 
     for group in _group_problems(solver, problems):
         check()
         # The tasks have no name here: their rows would be held while the next ones are loaded.
-        solver, answers = _solve_within_memory(solver, pieces, _load_tasks(group, generator), events)
+        solver, answers = _solve_within_memory(solver, pieces, _load_tasks(solver, group, generator), events)
         for problem in group:
             yield answers.pop(0) if problem.k else _leave_out(problem)
     events.extend(pieces.events)
 
 
-def _load_tasks(problems: list[Problem], generator: Stream) -> list[Task]:
-    return [
-        Task(rows=p.rows, k=p.k, target=p.target, generator=generator.child(p.name).at(p.members))
-        for p in problems
-        if p.k
-    ]
+def _load_tasks(solver: Solver, problems: list[Problem], generator: Stream) -> list[Task]:
+    represents = find_represent(solver) is not None
+    tasks = []
+    for problem in problems:
+        if not problem.k:
+            continue
+        bound = generator.child(problem.name).at(problem.members)
+        goal = problem.goal if represents else None
+        target = problem.target if goal is None else None
+        tasks.append(Task(rows=problem.rows, k=problem.k, target=target, goal=goal, generator=bound))
+    return tasks
 
 
 def _solve_within_memory(
@@ -165,7 +177,7 @@ def _solve_tasks(solver: Solver, pieces: Pieces, tasks: list[Task]) -> list[Sele
         if hasattr(solver, "together"):
             answers = solver.together(tasks[piece])
         else:
-            answers = [solver(task.rows, task.k, target=task.target, generator=task.generator) for task in tasks[piece]]
+            answers = [_solve_task(solver, task) for task in tasks[piece]]
         source = f"the answer of {type(solver).__name__}"
         require(*(find_type_problem(source, Selection, answer) for answer in answers))
         if not is_ours(solver):
@@ -173,6 +185,14 @@ def _solve_tasks(solver: Solver, pieces: Pieces, tasks: list[Task]) -> list[Sele
         return answers
 
     return list(itertools.chain.from_iterable(pieces.run(len(tasks), work)))
+
+
+def _solve_task(solver: Solver, task: Task) -> Selection:
+    """Answer a task: by rows that represent the goal, where there is one, else by rows that sum to the target."""
+    represent = find_represent(solver)
+    if represent is not None and task.goal is not None:
+        return represent(task.rows, task.k, goal=task.goal, generator=task.generator)
+    return solver(task.rows, task.k, target=task.target, generator=task.generator)
 
 
 def _find_picks_problem(source: str, task: Task, answer: Selection) -> SettingProblem | None:

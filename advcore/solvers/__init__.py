@@ -1,5 +1,6 @@
 """Turns gradient rows and a count into indices and weights; numerics only, no model, no data."""
 
+from advcore.solvers.boundary import BoundaryKMeans
 from advcore.solvers.craig import Craig
 from advcore.solvers.easycore import EasyCore
 from advcore.solvers.gradmatch import GradMatch
@@ -15,6 +16,7 @@ SOLVERS = {
     "by_score": ByScore,
     "moderate": Moderate,
     "ccs": CCS,
+    "boundary_kmeans": BoundaryKMeans,
     "rcs": RCS,
 }
 # what the field calls them, to their names here (`errors.suggest_nearest`)
@@ -23,6 +25,9 @@ ALIASES = {
     "facilitylocation": "craig",
     "lazygreedy": "craig",
     "submodular": "craig",
+    "lcskm": "boundary_kmeans",
+    "lcs": "boundary_kmeans",
+    "kmeans": "boundary_kmeans",
     "gradientmatching": "gradmatch",
     "omp": "gradmatch",
     "orthogonalmatchingpursuit": "gradmatch",

@@ -1,5 +1,6 @@
 """The interface of a solver, and what all solvers share: checks, memory, equal weights."""
 
+from collections.abc import Callable
 from dataclasses import Field, dataclass
 from numbers import Integral
 from typing import ClassVar, Protocol
@@ -23,11 +24,13 @@ class Task:
     """One call of a solver.
 
     rows : N rows. k : how many to pick. target : as in `Solver`. generator : bound to the rows' example indices.
+    goal : other examples' rows, which a solver that can (`represent`) represents in place of its own.
     """
 
     rows: Rows
     k: int
     target: Tensor | None = None
+    goal: Rows | None = None
     generator: Stream
 
 
@@ -47,10 +50,12 @@ class Solver(Protocol):
     Picks are unique, at most k, and their weights finite. Zero rows, duplicates and a zero target give as many picks as
     are useful, and `info["stopped"]` says why there are fewer.
 
-    Four attributes are optional:
+    Five attributes are optional:
     has_target : ClassVar[bool], whether it fits a target; a solver without it looks at the rows alone and refuses one.
     example : ClassVar[Mapping[str, object]], settings with which the contract tests build it, where defaults do not do.
     together(tasks) : solves several problems as one batch where that is faster.
+    represent(rows, k, goal, generator) : picks at most k rows that are nearest to the rows `goal` of other examples;
+        None where its settings do not allow that.
     memory(n, k) : returns the bytes {"matrix", "solver"} that it takes beside n rows; without it, none are expected.
     operations(n, k, shape) : returns how many multiplications it takes to pick k of n rows of a `RowShape`; without it,
         none are expected.
@@ -107,6 +112,11 @@ def count_operations(solver: object, n: int, k: int, shape: RowShape) -> float:
 def find_scores_file(solver: object) -> str | None:
     """Return the file that a solver by scores reads them from, or None."""
     return getattr(solver, "scores", None)
+
+
+def find_represent(solver: object) -> Callable[..., Selection] | None:
+    """Return what a solver represents other examples' rows by, or None."""
+    return getattr(solver, "represent", None)
 
 
 def matrix_is_held(choice: str, n: int) -> bool:

@@ -1,6 +1,8 @@
 """CRAIG: the rows that, as medoids, are nearest to all rows (facility location)."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -21,7 +23,9 @@ from advcore.rows.pairwise import (
 from advcore.runtime.device import is_faster_batched
 from advcore.settings import setting, settings
 from advcore.solvers.base import MATRIX, RowShape, check_problem, matrix_is_held, refuse_target
+from advcore.solvers.blocks import cluster_in_blocks, count_in_blocks, find_block_problem
 from advcore.solvers.location import Located, Sample, locate, locate_tiled, locate_with_submodlib
+from advcore.solvers.representation import represent
 from advcore.types import Selection
 
 DISTANCES = ("euclidean", "squared")
@@ -42,6 +46,8 @@ class Craig:
         1 - 1/e - epsilon of the best (Mirzasoleiman et al. 2015, theorem 1).
     matrix : "held" keeps a problem's distance matrix, "free" computes its rows whenever they are needed, "auto" holds
         it up to 4 GB (about 31,000 rows). Both are exact.
+    block_size : rows of a random block, at least 64, where a problem has more: its blocks are solved, and then, in
+        blocks again, what they picked (`cluster_in_blocks`); null solves each problem as a whole.
     backend : "advcore", or "submodlib" as a twin (LazyGreedy; needs the matrix and the extra `submodular`).
 
     Similarity is max(distance) - distance. Returns fewer than k when no further pick gains anything
@@ -56,6 +62,7 @@ class Craig:
     epsilon: float | None = setting(default=None, unit="unit-free")
     matrix: str = "auto"
     backend: str = "advcore"
+    block_size: int | None = setting(default=None, unit="rows")
     reads: ClassVar[str | None] = "last_layer"
 
     def __post_init__(self) -> None:
@@ -63,6 +70,7 @@ class Craig:
             check_one_of("distance", self.distance, DISTANCES),
             check_one_of("matrix", self.matrix, MATRIX),
             check_one_of("backend", self.backend, BACKENDS),
+            find_block_problem(self.block_size),
             unless(
                 self.epsilon is None or 0 < self.epsilon < 1,
                 must("epsilon", "in (0, 1)", self.epsilon, "null is exact greedy"),
@@ -80,6 +88,8 @@ class Craig:
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
         norms = check_problem(rows, k)
         refuse_target(self, target)
+        if self._is_cut(len(rows)):
+            return self._cluster_in_blocks(rows, k, generator)
         unit = choose_unit(norms.sqrt()) ** (2 if self.distance == "squared" else 1)
         located = self._locate(rows, k, unit=unit, sample=self._sample(len(rows), k, generator))
         return Selection(
@@ -92,8 +102,47 @@ class Craig:
             },
         )
 
+    def _is_cut(self, n: int) -> bool:
+        return self.block_size is not None and n > self.block_size
+
+    def _cluster_in_blocks(self, rows: Rows, k: int, generator: Stream) -> Selection:
+        assert self.block_size is not None, "what is cut has a size"
+
+        def cluster(rows: Rows, counts: Tensor, k: int, stream: Stream) -> Selection:
+            if bool((counts == 1).all()):
+                return replace(self, block_size=None)(rows, k, generator=stream)
+            return self._represent(rows, k, goal=rows, generator=stream, counts=counts)
+
+        return cluster_in_blocks(cluster, rows, k, size=self.block_size, stream=generator)
+
+    @property
+    def represent(self) -> Callable[..., Selection] | None:
+        """What picks rows that are nearest to other examples' rows; None for submodlib, and for stochastic greedy.
+
+        Weights are in proportion to how many of these each pick is nearest to, and sum to N.
+        """
+        if self.backend != "advcore" or self.epsilon is not None:
+            return None
+        return self._represent
+
+    def _represent(
+        self, rows: Rows, k: int, *, goal: Rows, generator: Stream, counts: Tensor | None = None
+    ) -> Selection:
+        """Pick at most k of N rows that are nearest to the rows `goal` of other examples (`representation.represent`).
+
+        counts : how many times each row of the goal counts; None: once. `generator` is not read.
+        """
+        norms = check_problem(rows, k)
+        check_problem(goal, 1)
+        largest = torch.cat([norms, goal.squared_norms()])
+        unit = choose_unit(largest.sqrt()) ** (2 if self.distance == "squared" else 1)
+        squared = self.distance == "squared"
+        return represent(rows, goal, k, squared=squared, unit=unit, matrix=self.matrix, counts=counts)
+
     def memory(self, n: int, k: int) -> dict[str, int]:
         """Return the bytes taken beside n float32 rows: by the matrix, and by the rows of it that are read together."""
+        if self.block_size is not None:
+            n = min(n, self.block_size)
         if self.backend == "submodlib" or matrix_is_held(self.matrix, n):
             return {"matrix": matrix_bytes(n), "solver": 8 * _BATCH * n}
         return {"matrix": 0, "solver": 4 * 8 * _BATCH * n}
@@ -103,6 +152,8 @@ class Craig:
 
         How many of those are looked at depends on the data; this is what rows without structure take.
         """
+        if self.block_size is not None and n > self.block_size:
+            return count_in_blocks(self.operations, n, k, shape, self.block_size)
         looks = n * math.log2(k + 1)
         if self.epsilon is not None:
             looks = n * math.log(1 / self.epsilon) + k

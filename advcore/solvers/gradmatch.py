@@ -20,6 +20,7 @@ from advcore.runtime.device import is_faster_batched
 from advcore.settings import setting, settings
 from advcore.solvers.base import MATRIX, RowShape, Task, check_problem, matrix_is_held
 from advcore.solvers.batched import pursue_together
+from advcore.solvers.blocks import count_in_blocks, find_block_problem, match_in_blocks
 from advcore.solvers.products import FactorProducts, GramProducts, Products
 from advcore.solvers.pursuit import Pursuit, PursuitProblem, pursue, refit
 from advcore.types import Selection
@@ -44,6 +45,8 @@ class GradMatch:
         (as published); "none" returns fewer.
     matrix : "held" keeps a problem's Gram matrix, "free" works from the factors, "auto" holds it up to 4 GB
         (about 31,000 rows). Both are exact.
+    block_size : rows of a random block, at least 64, where a problem has more: its blocks are solved, and then, in
+        blocks again, what they picked (`match_in_blocks`); null solves each problem as a whole.
 
     Weights are coefficients of the sum; with ridge they need not sum to N. `info`: `stopped` (why the last round
     ended), `rounds`, `filled` (random rows added), `residuals` (relative, after each pick of the first round).
@@ -60,6 +63,7 @@ class GradMatch:
     tolerance: float = setting(default=1e-4, unit="unit-free")
     fill: str = "rounds"
     matrix: str = "auto"
+    block_size: int | None = setting(default=None, unit="rows")
     reads: ClassVar[str | None] = "last_layer"
     has_target: ClassVar[bool] = True
 
@@ -69,6 +73,7 @@ class GradMatch:
             check_within("tolerance", self.tolerance, 0, 1),
             check_one_of("fill", self.fill, FILLS),
             check_one_of("matrix", self.matrix, MATRIX),
+            find_block_problem(self.block_size),
         )
 
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
@@ -76,6 +81,23 @@ class GradMatch:
 
     def together(self, tasks: Sequence[Task]) -> list[Selection]:
         """Solve several tasks; those whose Gram matrices lie where that is faster advance as one batch."""
+        in_blocks = {i: self._match_in_blocks(task) for i, task in enumerate(tasks) if self._is_cut(len(task.rows))}
+        others = iter(self._match_together([task for i, task in enumerate(tasks) if i not in in_blocks]))
+        return [in_blocks[i] if i in in_blocks else next(others) for i in range(len(tasks))]
+
+    def _is_cut(self, n: int) -> bool:
+        return self.block_size is not None and n > self.block_size
+
+    def _match_in_blocks(self, task: Task) -> Selection:
+        assert self.block_size is not None, "what is cut has a size"
+        _, target = self._check(task, task.rows)
+
+        def match(rows: Rows, k: int, target: Tensor, stream: Stream) -> Selection:
+            return self._match_together([Task(rows=rows, k=k, target=target, generator=stream)])[0]
+
+        return match_in_blocks(match, task.rows, task.k, target=target, size=self.block_size, stream=task.generator)
+
+    def _match_together(self, tasks: Sequence[Task]) -> list[Selection]:
         states = [self._prepare(task) for task in tasks]
         while unfinished := [state for state in states if not state.is_done]:
             for batch in _group(unfinished):
@@ -85,22 +107,23 @@ class GradMatch:
 
     def memory(self, n: int, k: int) -> dict[str, int]:
         """Return the bytes taken beside n float32 rows: by the Gram matrix, and by the inverse of the support's."""
+        if self.block_size is not None and n > self.block_size:
+            n = k = self.block_size  # at most
         matrix = matrix_bytes(n) if self.ridge >= _STEADY else 8 * n * n
         return {"matrix": matrix if matrix_is_held(self.matrix, n) else 0, "solver": 8 * k * k}
 
     def operations(self, n: int, k: int, shape: RowShape) -> float:
         """Return how many multiplications it takes to pick k of n rows, in one round: a matrix once, then the picks."""
+        if self.block_size is not None and n > self.block_size:
+            return count_in_blocks(self.operations, n, k, shape, self.block_size)
         if matrix_is_held(self.matrix, n):
             return n * n * shape.product / 2 + k * k * n
         return k * n * shape.size + k * k * shape.product / 2 + k**3 / 3
 
     def _prepare(self, task: Task) -> "_TaskState":
-        require(find_type_problem("rows", Rows, task.rows), find_type_problem("target", Tensor | None, task.target))
+        require(find_type_problem("rows", Rows, task.rows))
         rows = use_exact_factors(task.rows)
-        norms = check_problem(rows, task.k)
-        target = _sum_rows(rows, norms) if task.target is None else task.target.double()
-        if not bool(torch.isfinite(target).all()):
-            raise DataError("the target must be finite, got NaN or infinity")
+        norms, target = self._check(task, rows)
         unit = choose_unit(norms)
         target_norm = float(target.norm()) / math.sqrt(unit)
 
@@ -121,6 +144,15 @@ class GradMatch:
             dtype = matrix_dtype(task.rows) if self.ridge >= _STEADY else torch.float64
             gram = gram_matrix(rows, dtype, unit=unit)
         return _TaskState(task=task, unit=unit, gram=gram, problem=problem, measure_residual=measure_residual)
+
+    def _check(self, task: Task, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Return the squared norms of a task's rows, and its target. Raises as `check_problem`, and DataError."""
+        require(find_type_problem("rows", Rows, task.rows), find_type_problem("target", Tensor | None, task.target))
+        norms = check_problem(rows, task.k)
+        target = _sum_rows(rows, norms) if task.target is None else task.target.double()
+        if not bool(torch.isfinite(target).all()):
+            raise DataError("the target must be finite, got NaN or infinity")
+        return norms, target
 
     def _pursue(self, batch: list["_TaskState"]) -> list[Pursuit]:
         """Run a round of each task: together where their Gram matrices lie where that is faster."""

@@ -187,6 +187,7 @@ def locate_tiled(
     *,
     batch: int = 64,
     sample: Sample | None = None,
+    points: int | None = None,
 ) -> Located:
     """Pick what `locate` picks, without a matrix: rows of similarities are computed when they are looked at.
 
@@ -195,24 +196,29 @@ def locate_tiled(
     similar : (b,) rows to their (b, N) similarities.
     central : (N,) float64, each row's sum of similarities.
     k, sample : as in `locate`.
+    points : where what is covered are not the rows themselves but other points, how many: `similar` then gives (b,
+        points), and a pick need not be the nearest one to anything.
     batch : how many rows of similarities are computed at a time.
 
     The best bounds are evaluated together, until one is at least every other bound; on CUDA that is one wait a batch.
     Cost `batch` rows of similarities a turn, one turn or two a pick; O(batch N) memory.
     """
-    return _pick_greedily(_TiledCover(similar, central, batch), k, sample)
+    return _pick_greedily(_TiledCover(similar, central, batch, points), k, sample)
 
 
 class _TiledCover:
     """What the picks so far cover, on any device and without a matrix; attributes are those of `_Cover`."""
 
-    def __init__(self, similar: Callable[[Tensor], Tensor], central: Tensor, batch: int) -> None:
+    def __init__(
+        self, similar: Callable[[Tensor], Tensor], central: Tensor, batch: int, points: int | None = None
+    ) -> None:
         self.gains = central.clone()
         self.largest = float(central.max())
         self.evaluations = len(central)
         self._similar, self._central, self._batch = similar, central, batch
-        self._covered = torch.zeros_like(central)
-        self._nearest = torch.zeros_like(central, dtype=torch.long)
+        self._covers_rows = points is None
+        self._covered = central.new_zeros(points or len(central))
+        self._nearest = torch.zeros_like(self._covered, dtype=torch.long)
         self._is_fresh = torch.ones_like(central, dtype=torch.bool)
 
     @property
@@ -245,7 +251,8 @@ class _TiledCover:
     def take(self, row: int, position: int) -> None:
         similarity = self._similar(torch.tensor([row], device=self._central.device))[0]
         is_nearer = similarity > self._covered
-        is_nearer[row] = True
+        if self._covers_rows:
+            is_nearer[row] = True
         self._nearest[is_nearer] = position
         self._covered = torch.maximum(self._covered, similarity)
         self.gains[row] = -torch.inf

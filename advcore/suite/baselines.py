@@ -42,7 +42,7 @@ def plan_cost(config: RunConfig, extents: FindExtent) -> float:
     """
     extent = extents(config)
     settled = plan.settle_budget(config, build.build_trainer(config), extent.train, extent.held_out, extent.prices)
-    work = plan_work(build.build_trainer(settled), extent.train, extent.held_out)
+    work = plan_work(build.build_trainer(settled), extent.train, extent.held_out, extent.pool)
     return plan.find_reference(config, extent.train, extent.prices).relate(work)
 
 

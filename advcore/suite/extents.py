@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import torch
 
 from advcore.config.schema import RunConfig
+from advcore.data.base import DataSettings, find_path
+from advcore.data.pool import name_pool
 from advcore.run import build
 from advcore.run.prepare import load_networks
 from advcore.training.prices import Prices, find_prices
@@ -12,11 +14,12 @@ from advcore.training.prices import Prices, find_prices
 
 @dataclass(frozen=True)
 class Extent:
-    """train, held_out : numbers of examples. prices : what passes cost; None compares passes."""
+    """train, held_out, pool : numbers of examples. prices : what passes cost; None compares passes."""
 
     train: int
     held_out: int = 0
     prices: Prices | None = None
+    pool: int = 0
 
 
 @dataclass
@@ -45,4 +48,12 @@ def _measure(config: RunConfig) -> Extent:
     data, train, held_out = config.data.sketch()
     model = build.build_model(config, data, device)
     trainer = build.build_trainer(load_networks(config, data, device))
-    return Extent(train, held_out, find_prices(trainer, model, data.train))
+    return Extent(train, held_out, find_prices(trainer, model, data.train), _count_pool(config.data))
+
+
+def _count_pool(data: DataSettings) -> int:
+    """Return how many images the pool has, if there is one; their labels are read."""
+    if data.pool is None:
+        return 0
+    with name_pool():
+        return len(data.pool.read(data, find_path(data.pool.path)).labels)

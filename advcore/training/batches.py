@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from advcore.data.contract import Source, cut_into_chunks
+from advcore.data.pool import Pooled
 from advcore.rng import Stream
 from advcore.selection.result import Coreset
 
@@ -13,7 +14,8 @@ def split_into_batches(
 ) -> list[Tensor]:
     """Return an epoch's batches of indices: shuffled examples, or whole blocks in random order.
 
-    coreset : what the epoch trains on; None for all of `train`. size : examples per batch, where there are no blocks.
+    coreset : what the epoch trains on, or beside a pool what of it; None for all of `train`. size : examples per batch,
+        where there are no blocks.
     factors : (N,) of the examples' weights, where a rule leaves out those of 0 (`PlainStepper`): batches are full, and
         there are no blocks.
     """
@@ -22,6 +24,8 @@ def split_into_batches(
         return cut_into_chunks(indices[stream.at(indices).permutation()], size)
     if coreset is None:
         return train.draw_batches(size, stream)
+    if isinstance(train, Pooled):
+        return train.draw_batches(size, stream, coreset.indices)
     indices = coreset.indices
     if coreset.blocks is None:
         return cut_into_chunks(indices[stream.at(indices).permutation()], size)
@@ -38,7 +42,13 @@ def weigh_examples(
     """
     weights = torch.ones(n, device=device)
     if coreset is not None:
-        weights[coreset.indices.to(device)] = coreset.training_weights(normalise).to(device)
+        first = n - coreset.num_examples  # beside a pool, whose images come after the real ones
+        weights[coreset.indices.to(device) + first] = coreset.training_weights(normalise).to(device)
     if factors is not None:
         weights = weights * factors
     return weights
+
+
+def describe_step(epoch: int, step: int, indices: Tensor) -> str:
+    """Return the place of a training step on a batch of indices (B,), for errors."""
+    return f"epoch {epoch}, step {step}, examples {indices[:8].tolist()}..."

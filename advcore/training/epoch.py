@@ -14,6 +14,7 @@ from advcore.cost import CostLedger
 from advcore.data.augment import augment_images
 from advcore.data.checks import count_logits
 from advcore.data.contract import read_batches
+from advcore.data.pool import Pooled
 from advcore.evaluation.checks import FEW_IMAGES, flag_underflow
 from advcore.objectives.base import is_attacked
 from advcore.rng import Stream, preserve_random_state
@@ -23,10 +24,10 @@ from advcore.runtime.signals import check, defer_stop
 from advcore.runtime.watch import GradientWatch
 from advcore.selection.result import Coreset
 from advcore.training.average import build_average, find_infinite, update_average
-from advcore.training.batches import split_into_batches, weigh_examples
+from advcore.training.batches import describe_step, split_into_batches, weigh_examples
 from advcore.training.gate import Gate
 from advcore.training.headroom import build_meter, name_action, name_headroom, read_sums
-from advcore.training.loop_settings import count_ramp_steps, refuse_other_images
+from advcore.training.loop_settings import count_ramp_steps, count_steps, refuse_other_images
 from advcore.training.lr import bind_factor
 from advcore.training.minibatch import build_stepper, refuse_one_image
 from advcore.training.optimizers import build_optimizer
@@ -47,9 +48,8 @@ class EpochTrainer:
     gate : what keeps steps out that are not finite, where the device decides so; else None.
     average : of the weights, or None. infinite : which of its tensors hold infinity (`find_infinite`).
     stepper : what the minibatch rule makes of each batch.
-    steps_done : training steps so far, over all epochs. ramp_steps : over how many the ball grows.
-    watch : of the first step's attack. meter : of an epoch's headroom.
-    classes : of the model, for labels that are mixed; 0 where none are.
+    steps_done : planned steps so far, over all epochs (`_measure_pace`). ramp_steps : over how many the ball grows.
+    watch : of the first step's attack. meter : of headroom. classes : of the model, for mixed labels; 0 for others.
     lengths : of the planned epochs, in epochs on all data. place, coreset : of the present epoch; None is all data.
     """
 
@@ -62,7 +62,7 @@ class EpochTrainer:
         self.catcher = catcher
         self.device = find_device(run.model)
         self.plan = trainer.schedule.plan()
-        self.lengths = [1.0 if epoch.action == "full" else trainer.schedule.budget for epoch in self.plan]
+        self.lengths = trainer.schedule.list_lengths()
         self.parallel = distributed.average_gradients_of(speed.lay_out(run.model))
         self.optimizer = build_optimizer(trainer.optimizer, run.model, fused=bool(speed.fused))
         self.lr_factor = bind_factor(trainer.lr_schedule, trainer.optimizer.lr)
@@ -81,7 +81,7 @@ class EpochTrainer:
         self.classes = 0
         if trainer.cutmix is not None:
             self.classes = count_logits(run.model, run.train)
-        self.steps_done = 0
+        self.steps_done: float = 0
         self.ramp_steps = count_ramp_steps(trainer, len(run.train))
         self.watch = GradientWatch()
         self.meter = build_meter(run, speed)
@@ -98,6 +98,7 @@ class EpochTrainer:
         self._begin_epoch(streams[0], streams[2])
         batches = self._draw_batches(stream(purpose="order"))
         factors = self.stepper.factors
+        pace = self._measure_pace(len(batches))
         weights = weigh_examples(coreset, n, self.run.trainer.normalise, self.device, factors=factors)
         left = map(distributed.share_of_batch, batches[place.step :])
         loaded = read_batches(self.run.model, self.run.train, list(left))
@@ -114,7 +115,7 @@ class EpochTrainer:
                 place.norms = place.norms + self.meter.collect()
                 place.seen += batch.images
                 place.step += 1
-                self.steps_done += 1
+                self.steps_done += pace
             self.run.listener.on_progress("train", i + 1, len(batches))
             if place.step == len(batches):
                 self._look_for_underflow(batch)
@@ -167,13 +168,16 @@ class EpochTrainer:
                 self.memory.look(view)
             return
         n = self.run.train.index_count
-        examples = torch.arange(n) if self.coreset is None else self.coreset.indices
+        coreset = self.coreset
+        if isinstance(self.run.train, Pooled):
+            coreset = None  # what is not chosen now may be chosen later
+        examples = torch.arange(n) if coreset is None else coreset.indices
         if self.memory is not None:
             with distributed.fail_together():
                 refuse_other_images(self.run.train)
             room = n
-            if self.coreset is not None:
-                room = max(len(self.coreset), self.run.trainer.get_selector().count_chosen(n))
+            if coreset is not None:
+                room = max(len(coreset), self.run.trainer.get_selector().count_chosen(n))
             self.memory.begin(examples, view, room)
         self.stepper.begin(self.place.epoch, self.run.out.epochs)
         self.stepper.choose_examples(examples, stream.child("epoch"), len(self.plan))
@@ -196,7 +200,7 @@ class EpochTrainer:
             weights=images.weights,
             attack_stream=attack,
             rule_stream=rule,
-            where=partial(_describe_step, self.place.epoch, self.place.step, batch),
+            where=partial(describe_step, self.place.epoch, self.place.step, batch),
             images=len(batch),
             factor=weigh_part(weights[indices], weights, batch, self.run.trainer.normalise),
             is_counted=distributed.counts_here(batch),
@@ -272,6 +276,12 @@ class EpochTrainer:
             return attack
         return attack.scale((self.steps_done + 1) / self.ramp_steps)
 
+    def _measure_pace(self, steps: int) -> float:
+        """Return for how many planned steps each of an epoch's `steps` stands: above 1 where a rule leaves some out."""
+        if self.stepper.factors is None:
+            return 1
+        return count_steps(self.run.trainer, self.run.train.index_count)[self.place.epoch] / steps
+
     def _set_lr(self, step: int, steps: int, share: float) -> None:
         """Set the learning rate where, of an epoch's `steps`, as many as `step` are done, and a share of one more.
 
@@ -288,7 +298,3 @@ class EpochTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)  # of a layer, as timm has it
         self.place.lr = lr
-
-
-def _describe_step(epoch: int, step: int, indices: Tensor) -> str:
-    return f"epoch {epoch}, step {step}, examples {indices[:8].tolist()}..."

@@ -207,6 +207,8 @@ def find_when_problem(trainer: "Trainer") -> SettingProblem | None:
     when = trainer.schedule.when
     if when is None or trainer.selector is None:
         return None
+    if trainer.schedule.is_beside_pool:
+        return must("when", "null with schedule: pool", when, "headroom of real images says nothing of the pool's")
     if trainer.selector.partition == "per_batch":
         return must("when", "null with partition: per_batch", when, "blocks are no random subset of as many examples")
     problem = explain_rule(trainer.minibatch)

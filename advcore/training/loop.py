@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.attacks.memory import Perturbations, refuse_unmoved
 from advcore.data.augment import keep_images
+from advcore.data.pool import Pooled, find_candidates, find_goal
 from advcore.data.source import Source
 from advcore.errors import ConfigError, NonFiniteError, must
 from advcore.files.tensors import pack_values
@@ -237,12 +238,16 @@ class Loop:
             self.coreset = selector.stand_in.select(run.model, run.train, seed=run.seed, epoch=self.place.epoch)
 
     def _prepare_selector(self) -> AdversarialCoreset:
-        """Return the selector, with the memory that its attack starts from; that is then read in the plain view."""
+        """Return the selector, with the memory that its attack starts from; that is then read in the plain view.
+
+        Attacks of a pool start without, as most of its images have no perturbation to remember yet.
+        """
         selector = self.run.trainer.get_selector()
         if self.memory is None:
             return selector
         self.memory.look(None)
-        if selector.attack is None or not has_remembered_start(selector.attack):
+        is_pooled = isinstance(self.run.train, Pooled)
+        if is_pooled or selector.attack is None or not has_remembered_start(selector.attack):
             return selector
         return replace(selector, attack=selector.attack.with_memory(self.memory))
 
@@ -259,11 +264,11 @@ class Loop:
         coresets = run.out.coresets
         coreset = selector.select(
             run.model,
-            run.train,
+            find_candidates(run.train),
             seed=run.seed,
             epoch=self.place.epoch,
             rows=self._find_rows(),
-            validation=run.validation,
+            validation=find_goal(run.train, run.validation, selector.target),
             previous=coresets[-1] if coresets else None,
             ledger=run.out.ledger,
             on_chunk=partial(run.listener.on_progress, "select"),
@@ -288,13 +293,8 @@ def build_memory(run: Run) -> Perturbations | None:
     refuse_unmoved(run.augment, train.shape, Stream(seed=run.seed, purpose="augment"))
     place = trainer.memory.settle(trainer.estimate_memory(train.index_count, train.shape), train.device)
     if place.type != train.device.type and trainer.memory.place == "auto":
-        run.out.add_events(
-            0,
-            Event(
-                "memory",
-                "perturbations are remembered in the host's memory: more than half of the device's would be needed",
-            ),
-        )
+        text = "perturbations are remembered in the host's memory: more than half of the device's would be needed"
+        run.out.add_events(0, Event("memory", text))
     augment = None if run.augment is keep_images else run.augment
     kind: type[Perturbations] = getattr(trainer.attack, "storage", Perturbations)
     return kind(trainer.memory, train.index_count, train.shape, train.device, augment, place)

@@ -10,9 +10,7 @@ from torch import nn
 from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Memory
-from advcore.data.checks import check_labels, count_logits
 from advcore.data.contract import SAMPLE, Source, count_chunks, read_first_images
-from advcore.data.pool import Pooled, name_pool
 from advcore.errors import (
     CheckpointError,
     ConfigError,
@@ -28,8 +26,7 @@ from advcore.errors import (
     unless,
 )
 from advcore.minibatch import RULES
-from advcore.minibatch.base import UpdateSubset, is_reattack
-from advcore.minibatch.epoch_subset import EpochSubset
+from advcore.minibatch.base import UpdateSubset
 from advcore.minibatch.whole_batch import WholeBatch
 from advcore.regularizers.base import Regularizer
 from advcore.runtime.borrow import find_device
@@ -184,36 +181,6 @@ def refuse_processes(trainer: "Trainer") -> None:
         check(trainer.cutmix is None, "training.cutmix", f"null {alone}", trainer.cutmix, mixed),
         check_at_least("training.batch_size", trainer.batch_size, least, way_out=share),
     )
-
-
-def refuse_pool(trainer: "Trainer", model: nn.Module, train: Source) -> None:
-    """Raise ConfigError or DataError for a pool beside the training data that these settings cannot work with.
-
-    Cost, where there is a pool: one forward pass of two images.
-    """
-    if not isinstance(train, Pooled):
-        return
-    size = min(trainer.batch_size, len(train))
-    count = train.count_from_pool(size)
-    rule = f"a share that leaves each batch of {size} at least one image of the pool, and one that is real"
-    way_out = "coresets are chosen from data without a pool; leave out data.pool or the selection"
-    later = "images of a pool are first seen in any epoch; use rest: dropped"
-    over_epochs = isinstance(trainer.minibatch, EpochSubset)
-    drawn_anew = "a pool's images differ from epoch to epoch; use a rule that works inside batches"
-    require(
-        check(not over_epochs, "data.pool", "null beside a rule that leaves examples out", "a pool", drawn_anew),
-        check(trainer.schedule.budget >= 1, "data.pool", "null beside a selection", "a pool", way_out),
-        check(
-            not is_reattack(trainer.minibatch),
-            "data.pool",
-            "null with a minibatch rule of rest: remembered",
-            "a pool",
-            later,
-        ),
-        check(0 < count < size, "data.pool.share", rule, train.share, f"it takes {count} from the pool"),
-    )
-    with name_pool():
-        check_labels(train.pool.labels(), torch.arange(len(train.pool)), count_logits(model, train))
 
 
 def resolve_speed(speed: Speed, model: nn.Module, train: Source, snapshot: Snapshot | None = None) -> Speed:

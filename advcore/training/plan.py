@@ -118,12 +118,13 @@ class PlannedWork:
         return self.training + self.selection + self.scores
 
 
-def plan_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedWork:
+def plan_parts(trainer: Trainer, n: int, held_out: int = 0, pool: int = 0) -> PlannedWork:
     """Count the passes that the trainer will take on n training examples, by what they are for.
 
-    held_out : how many validation examples there are, for selections that match their gradient. Counts are upper bounds
-    where a minibatch rule adapts, where weights are averaged (`SWA`) without a BatchNorm that trains, and where a rule
-    with `rest: remembered` meets the newcomers of a new coreset (`plan_first_visits`).
+    held_out : how many validation examples there are, for selections that match their gradient. pool : how many images
+    there are in a pool, from which selections then choose. Counts are upper bounds where a minibatch rule adapts, where
+    weights are averaged (`SWA`) without a BatchNorm that trains, and where a rule with `rest: remembered` meets the
+    newcomers of a new coreset (`plan_first_visits`).
     """
     plan = trainer.schedule.plan()
     scoring = NO_WORK
@@ -135,9 +136,9 @@ def plan_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedWork:
     selection = plan_refresh(trainer, n)
     if selections:
         selector = trainer.get_selector()
-        selection += selections * n * plan_selection(selector)
-        if selector.target == "validation":
-            selection += selections * held_out * plan_measurement(selector)
+        selection += selections * (pool or n) * plan_selection(selector)
+        goal = {"train": 0, "validation": held_out, "real": n}[selector.target]
+        selection += selections * goal * plan_measurement(selector)
     training = NO_WORK
     for i, (epoch, visits) in enumerate(zip(plan, plan_first_visits(trainer, n), strict=True)):
         training += _plan_epoch(trainer, i, trainer.count_examples(epoch.action, n), visits)
@@ -167,11 +168,11 @@ def _plan_epoch(trainer: Trainer, epoch: int, examples: int, visits: FirstVisits
     return work
 
 
-def plan_work(trainer: Trainer, n: int, held_out: int = 0) -> Work:
+def plan_work(trainer: Trainer, n: int, held_out: int = 0, pool: int = 0) -> Work:
     """Count the passes of all phases but evaluation that the trainer will take on n training examples."""
-    return plan_parts(trainer, n, held_out).total
+    return plan_parts(trainer, n, held_out, pool).total
 
 
-def count_planned_units(trainer: Trainer, n: int, held_out: int = 0) -> int:
+def count_planned_units(trainer: Trainer, n: int, held_out: int = 0, pool: int = 0) -> int:
     """Return the forward and backward passes of `plan_work`."""
-    return plan_work(trainer, n, held_out).units
+    return plan_work(trainer, n, held_out, pool).units

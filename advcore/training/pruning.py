@@ -60,7 +60,9 @@ class EpochSubsetStepper(PlainStepper):
                 self._record_losses(batch.indices, losses.detach())
             return batch.factor * reduce_losses(losses, batch.weights, learner.normalise)
 
-        return learner.update(compute_loss, batch.x.device, batch.where), batch.images
+        loss = learner.update(compute_loss, batch.x.device, batch.where)
+        # Weights make up for what is left out, so the mean over what stays is too large by as much.
+        return loss * divide(self.trained[-1], self.offered[-1]), batch.images
 
     def _record_losses(self, indices: Tensor, losses: Tensor) -> None:
         self.fresh[indices] = losses.to(self.fresh)

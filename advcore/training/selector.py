@@ -74,6 +74,6 @@ def list_disagreements(trainer: "Trainer") -> Iterator[SettingProblem]:
     if trainer.normalise == "batch" and not getattr(selector.solver, "nonnegative", True):
         way_out = "the weights of a batch may sum to 0 or less; or use normalise: none"
         yield must("solver.nonnegative", "true with normalise: batch", False, way_out)
-    if has_remembered_start(selector.attack) and not trainer.remembers:
+    if has_remembered_start(selector.attack) and not has_remembered_start(trainer.attack):
         rule = "uniform, or another that needs no memory, without the training attack's"
         yield must("attack.start", rule, "remembered")

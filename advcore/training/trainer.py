@@ -13,6 +13,7 @@ from advcore.attacks.memory import Memory
 from advcore.data.augment import keep_images
 from advcore.data.checks import check_fits
 from advcore.data.contract import MapStyle, count_chunks
+from advcore.data.pool import find_candidates
 from advcore.data.source import Part, Source, as_source
 from advcore.errors import ConfigError, SettingProblem, check, check_at_least, must, unless
 from advcore.gradients import GRADIENTS, Gradient
@@ -36,7 +37,6 @@ from advcore.training.loop_settings import (
     find_memory_problem,
     has_remembered_start,
     refuse_other_images,
-    refuse_pool,
     refuse_processes,
     refuse_untrainable,
 )
@@ -45,6 +45,7 @@ from advcore.training.minibatch import Rule, find_rule_problem, refuse_one_image
 from advcore.training.mixing import find_mixing_problem
 from advcore.training.optimizers import OptimizerSettings, find_fused_problem, try_update
 from advcore.training.penalties import find_regularizer_problem
+from advcore.training.pooled import refuse_pool
 from advcore.training.progress import Snapshot
 from advcore.training.selector import expand_selection, list_disagreements
 from advcore.training.trainable import TrainedParts
@@ -123,8 +124,8 @@ class Trainer(LoopSettings):
 
     @property
     def remembers(self) -> bool:
-        """Whether the training attack starts from the perturbation of the epoch before."""
-        return has_remembered_start(self.attack)
+        """Whether training attacks its images, from the perturbations of the epoch before."""
+        return has_remembered_start(self.attack) and is_attacked(self.objective)
 
     def attack_at(self, epoch: int) -> Attack | None:
         """Return the attack of an epoch that runs, counted from 0."""
@@ -160,7 +161,7 @@ class Trainer(LoopSettings):
 
     def count_examples(self, action: str, n: int) -> int:
         """Return how many of n training examples an epoch with this action of the schedule's plan trains on."""
-        if action == "full":
+        if action == "full" or self.schedule.is_beside_pool:
             return n
         selector = self.get_selector()
         return selector.stand_in.count_chosen(n) if action == "random" else selector.count_chosen(n)
@@ -220,7 +221,7 @@ class Trainer(LoopSettings):
         if self.remembers:
             refuse_other_images(train)
         counts = [len(train)]
-        if self.selector:
+        if self.selector and not self.schedule.is_beside_pool:
             counts.append(self.selector.count_chosen(len(train)))
         sizes = itertools.chain.from_iterable(count_chunks(n, self.batch_size).items() for n in counts)
         smallest = min(min(distributed.share_sizes(size)) for size, number in sizes if number)
@@ -294,4 +295,4 @@ class Trainer(LoopSettings):
         """Raise ConfigError unless the model has the head that selections will read, and they fit their limits."""
         if self.solver_reads and not self.reads_score_file and GRADIENTS[self.solver_reads].reads_head:
             locate_head(model, source, (self if self.score else self.get_selector()).head)
-            refuse_too_large(self.get_selector(), model, source)
+            refuse_too_large(self.get_selector(), model, find_candidates(source))

@@ -8,6 +8,7 @@ NAV = {
         "docs/index": "First hour",
         "docs/hardening": "Hardening a trained model",
         "docs/choosing": "Choosing a selector",
+        "docs/pools": "Extra images: pools",
         "docs/settings": "Every setting",
         "docs/integration": "Other trainers and formats",
         "docs/report": "Reports",

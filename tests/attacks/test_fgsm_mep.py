@@ -11,12 +11,12 @@ from torch import nn
 
 from advcore import Trainer, evaluate
 from advcore.attacks import FGSMMEP, LinfPGD
-from advcore.attacks.fgsm_mep import MomentumMemory
+from advcore.attacks.fgsm_mep import MomentumMemory, normalise_gradient
 from advcore.attacks.memory import Memory
 from advcore.cost import CostLedger
 from advcore.data.augment import crop_flip, keep_images
 from advcore.errors import ConfigError
-from advcore.objectives import Pgd
+from advcore.objectives import Pgd, Standard
 from advcore.rng import Stream
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
@@ -25,6 +25,7 @@ from advcore.training import SGD
 from advcore.training.step import Learner
 
 N, SHAPE, EPS = 6, (2, 8, 8), 0.1
+DECAY = FGSMMEP(eps=EPS).decay
 X = torch.rand(N, *SHAPE, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(N) % 3
 ALL = torch.arange(N)
@@ -88,9 +89,10 @@ def write_out(net, x, label, points, momentum, place, start, *, decay, step):
     leaf = begun.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(F.cross_entropy(net(leaf[None]), label[None]), leaf)
     attacked = x.clone()
+    norm = sum(abs(float(gradient[pixel])) for pixel in pixels)
     for c, h, w in pixels:
         sign = float(gradient[c, h, w].sign())
-        moment = decay * float(old[c, h, w]) + sign
+        moment = decay * float(old[c, h, w]) + float(gradient[c, h, w]) / norm
         here = float(x[c, h, w])
         attacked[c, h, w] = project(float(begun[c, h, w]) + step * sign, here)
         direction = (moment > 0) - (moment < 0)
@@ -126,12 +128,22 @@ def test_epochs_are_the_papers_also_where_images_move(augment):
 @by_plain_kernels
 def test_momentum_leads_the_next_start_elsewhere_than_the_attack_ended():
     ends = {}
-    for decay in (0.0, 0.9):
+    for decay in (0.0, DECAY):
         memory = build_memory()
         attack_epochs(network(), FGSMMEP(eps=EPS, step_size=0.04, decay=decay), memory, 4, keep_images)
         memory.look(None)
         ends[decay] = memory.recall(X, ALL, lambda: X)
-    assert not torch.equal(ends[0.0], ends[0.9])
+    assert not torch.equal(ends[0.0], ends[DECAY])
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1.0, 1e30])
+def test_what_a_momentum_adds_has_one_norm_and_fits_float16(scale):
+    gradient = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0)) * scale
+    gradient[1] = 0
+    added = normalise_gradient(gradient)
+    assert torch.allclose(added.abs().sum((1, 2, 3)), torch.tensor([64.0, 0.0, 64.0]))
+    assert torch.equal(added.sign(), gradient.sign())
+    assert torch.finfo(torch.float16).max >= 64 / (1 - 0.999)
 
 
 @by_plain_kernels
@@ -202,6 +214,16 @@ def test_a_selection_may_start_from_what_another_attack_left(model, source):
             batch_size=32,
         )
         assert trainer.fit(copy.deepcopy(model), source, seed=0).coresets
+
+
+@by_plain_kernels
+@pytest.mark.parametrize("attack", [FGSMMEP(eps=EPS), LinfPGD(eps=EPS, start="remembered")])
+def test_nothing_is_remembered_where_training_does_not_attack(attack, model, source):
+    trainer = Trainer(objective=Standard(), attack=attack, schedule=Schedule(epochs=2), optimizer=SGD(lr=0.05))
+    assert trainer.estimate_memory(96, source.shape) == 0
+    plain = Trainer(objective=Standard(), schedule=Schedule(epochs=2), optimizer=SGD(lr=0.05))
+    runs = [one.fit(copy.deepcopy(model), source, seed=0) for one in (trainer, plain)]
+    assert all(torch.equal(runs[0].last[name], value) for name, value in runs[1].last.items())
 
 
 def test_it_evaluates_no_model(model, source):

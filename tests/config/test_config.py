@@ -103,7 +103,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
         ("attack=null", "attack must be set for an objective that is attacked, got None"),
         (
             "selection.target=validatoin",
-            "selection.target must be one of train, validation, got 'validatoin'; did you mean 'validation'?",
+            "selection.target must be one of train, validation, real, got 'validatoin'; did you mean 'validation'?",
         ),
         ("selection.memory_limit=0", "selection.memory_limit must be a number above 0, got 0.0"),
         ("selection.memory_limit=-2", "selection.memory_limit must be a number above 0, got -2.0"),

@@ -68,6 +68,7 @@ PAT_IMAGENET = {
 }  # fmt: skip
 FAT = {
     **RESNET18, "data.name": "cifar10", "data.augment": "crop_flip", "objective.name": "pgd", "training.epochs": 60,
+    "training.optimizer.name": "sgd", "training.optimizer.momentum": 0.9,
     "training.lr_schedule.name": "multi_step",  # the paper: no cyclic learning rate
     "attack.name": "linf_pgd", "attack.eps": 8 / 255, "attack.steps": 1, "attack.step_size": 10 / 255,
     "attack.start": "uniform", "evaluation.attacks.0.name": "linf_pgd", "evaluation.attacks.0.steps": 50,

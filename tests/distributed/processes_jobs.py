@@ -212,6 +212,17 @@ RUNS = {
         )
     ),
     "pool": lambda: trainer(objective=Pgd(), attack=LinfPGD(eps=0.1, steps=2, start="remembered")),
+    "chosen from a pool": lambda: trainer(
+        schedule=Schedule(epochs=5, budget=0.4, warm_start=0.4, period=2, schedule="pool"),
+        selector=AdversarialCoreset(
+            objective=Trades(beta=3.0),
+            attack=ATTACK,
+            solver=SOLVERS["craig"](),
+            target="real",
+            budget=0.4,
+            chunk_size=16,
+        ),
+    ),
     "momentum, prior guided": lambda: trainer(
         objective=Pgd(), attack=FGSMMEP(eps=0.1), memory=Memory(reset=2), regularizer=PriorGuided(weight=1.0)
     ),

@@ -121,7 +121,7 @@ def test_every_number_has_a_range_and_says_so(place):
 @each_place
 def test_every_word_that_is_chosen_from_a_list_says_which_there_are(place):
     free = {"name", "path", "head", "network", "scores", "device"}  # any text, or checked against the machine or model
-    free |= {"weights", "trainable", "options"}  # a file, names in the model, and what another library takes
+    free |= {"weights", "teacher", "trainable", "options"}  # a file, names in the model, and what another library takes
     free |= {"project", "entity", "uri", "experiment"}  # a tracker's
     for name, kind in place.settings().items():
         if str in (kind, *getattr(kind, "__args__", ())) and name not in free:

@@ -99,7 +99,7 @@ def test_an_edited_record_is_noticed(saved, edit):
 
 def test_records_from_before_there_were_seals_are_read(root, saved):
     """Those of the benchmarks, and one that is saved again has a seal then."""
-    paths = sorted((root / "benchmarks/records").glob("digits/*.json"))
+    paths = sorted((root / "benchmarks/records").glob("main-mnist/*.json"))
     assert paths
     for path in paths[:3]:
         assert json.loads(path.read_text())["schema"] == UNSEALED

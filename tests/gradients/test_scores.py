@@ -118,7 +118,7 @@ def test_the_ledger_is_what_was_foretold_and_the_model_comes_back(model, source,
 def test_every_kind_says_what_it_is(name):
     gradient = GRADIENTS[name]
     assert gradient.about and gradient.is_attacked == name.startswith("adversarial_")
-    assert gradient.is_scalar == (name not in ("last_layer", "divergence"))
+    assert gradient.is_scalar == (name not in ("last_layer", "divergence", "features"))
 
 
 # ---- over epochs ----

@@ -7,7 +7,7 @@ import pytest
 from advcore.config.load import load
 from advcore.errors import ConfigError
 from advcore.reporting.record import RunRecord
-from advcore.run.plan import explain_epochs
+from advcore.run.explanations import explain_epochs
 from advcore.run.prepare import prepare
 from advcore.selection.schedule import Schedule
 

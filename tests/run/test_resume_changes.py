@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import sys
 
 import pytest
@@ -170,3 +171,35 @@ def test_a_state_alone_keeps_the_defaults_of_the_version_that_wrote_it(monkeypat
     monkeypatch.setattr(checkpoints, "load_newest", lambda path: ({}, facts, []))
     record, (line,) = resume._load_record(tmp_path)
     assert record.config["minibatch"] == {"look": "eval", "name": "loss_ranked", "p_up": 0.5} and "missing" in line
+
+
+def test_a_run_goes_on_with_the_budget_that_its_cost_paid_for(advcore, root, tiny, tmp_path, monkeypatch):
+    """Other versions count costs otherwise, and find another budget for the same cost."""
+
+    def stop(*_):
+        raise Stopped(signal.SIGINT)
+
+    settings = [*tiny, "selection.period=2", "selection.budget=null", "selection.cost=0.4", "data.train_size=60"]
+    command = ["run", root / "experiments/trades_gradmatch.yaml", *(part for s in settings for part in ("--set", s))]
+    begin = [*command, "--out", tmp_path / "run"]
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_evaluate_states", stop)
+        code, _, err = advcore(*begin)
+    assert code != 0 and "--resume" in err, err
+    began = record_of(tmp_path / "run")
+    assert began["epochs"] and not began["finished"] and began["config"]["selection"]["cost"] is None
+    budget = began["config"]["selection"]["budget"]
+
+    monkeypatch.setattr("advcore.run.plan.find_budget_at_cost", lambda *_: 0.9 * budget)
+    code, _, err = advcore(*command, "--set", "selection.cost=0.3", "--out", tmp_path / "run", "--resume")
+    assert code == 2 and "selection.cost: 0.4 -> 0.3" in err
+    code, _, err = advcore(*begin, "--resume")
+    assert code == 0, err
+    record = record_of(tmp_path / "run")
+    assert record["finished"] and record["config"]["selection"]["budget"] == budget
+    assert advcore(*begin, "--resume")[0] == 0  # finished, it stays as it is
+    assert advcore(*begin, "--overwrite")[0] == 0
+    assert record_of(tmp_path / "run")["config"]["selection"]["budget"] == pytest.approx(0.9 * budget)
+    (tmp_path / "run" / "record.json").write_text("{")
+    monkeypatch.undo()
+    assert advcore(*begin, "--resume")[0] == 0  # by the state alone

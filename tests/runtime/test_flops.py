@@ -9,7 +9,7 @@ from torch import nn
 
 from advcore.cost import CostLedger
 from advcore.models.small import small_cnn
-from advcore.runtime.flops import find_cost, measure_cost, measure_double
+from advcore.runtime.flops import PassCost, find_cost, measure_cost, measure_double
 
 X = torch.rand(3, 1, 8, 8)
 WIDTH = 4
@@ -103,6 +103,120 @@ def test_attention_counts_as_its_two_matrix_products():
     head = 2 * 8 * 5
     assert cost.forward == products + head
     assert cost.backward == 2 * products + head  # both factors of each product lead to the images
+
+
+class Encoder(nn.Module):
+    """In eval mode, and without gradients, torch runs its layer as one kernel, which the counter does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.layer(x.squeeze(1)).mean(1))
+
+
+class SelfAttention(Encoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Identity()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        tokens = x.squeeze(1)
+        return self.head(self.attention(tokens, tokens, tokens, need_weights=False)[0].mean(1))
+
+
+class Recurrent(Encoder):
+    def __init__(self, kind=nn.LSTM) -> None:
+        super().__init__()
+        self.layer = kind(8, 8, batch_first=True)
+
+    def forward(self, x):
+        return self.head(self.layer(x.squeeze(1))[0][:, -1])
+
+
+HEAD = 2 * 8 * 5
+ATTENTION = 8 * 2 * (4 * 8 * 8) + 2 * (2 * 8 * 8 * 8)  # four maps of 8 tokens, and two products between these
+FEED_FORWARD = 8 * 2 * (2 * 8 * 16)
+
+
+@pytest.mark.parametrize(
+    ("model", "products"),
+    [
+        (Encoder(), ATTENTION + FEED_FORWARD),
+        (SelfAttention(), ATTENTION),
+        (Recurrent(), 8 * 4 * 2 * (2 * 8 * 8)),
+        (Recurrent(nn.GRU), 8 * 3 * 2 * (2 * 8 * 8)),
+        (Recurrent(nn.RNN), 8 * 2 * (2 * 8 * 8)),
+    ],
+    ids=["encoder", "attention", "lstm", "gru", "rnn"],
+)
+@pytest.mark.parametrize("to_images", [False, True])
+def test_layers_that_torch_runs_as_one_kernel_are_counted_by_their_products(model, products, to_images):
+    flags = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled
+    assert measure(model.eval(), to_images=to_images).forward == products + HEAD
+    assert flags == (
+        torch.backends.mha.get_fastpath_enabled(),
+        torch.backends.mkldnn.enabled,
+        torch.backends.cudnn.enabled,
+    )
+
+
+class LowRank(nn.Module):
+    """Multiplies its weights by each other before it meets an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Parameter(torch.rand(64, 3))
+        self.right = nn.Parameter(torch.rand(3, 5))
+
+    def forward(self, x):
+        return x.flatten(1) @ (self.left @ self.right)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        LowRank(),
+        nn.Sequential(nn.Flatten(), nn.utils.parametrizations.orthogonal(nn.Linear(64, 5), use_trivialization=False)),
+        nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64, 5))),
+        nn.Sequential(nn.Flatten(), nn.utils.parametrizations.spectral_norm(nn.Linear(64, 5))),
+    ],
+    ids=["low rank", "orthogonal", "weight norm", "spectral norm"],
+)
+def test_products_of_weights_are_computed_once_per_batch_and_by_no_image(model):
+    assert measure(model, model.parameters(), to_images=True) == PassCost(640, 2 * 640)
+
+
+class WithHooks(nn.Module):
+    """Reads what a layer returns by a hook of its own, and cannot run without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 7)
+        self.head = nn.Linear(7, 5)
+        self.features = []
+        self.layer.register_forward_hook(lambda module, x, output: self.features.append(output))
+
+    def forward(self, x):
+        self.features.clear()
+        self.layer(x.flatten(1))
+        return self.head(self.features[-1])
+
+
+def test_a_network_that_needs_its_hooks_has_them():
+    assert measure(WithHooks()).forward == 2 * (64 * 7 + 7 * 5)
+
+
+@pytest.mark.parametrize("error", [ValueError, IndexError, KeyError, ZeroDivisionError])
+def test_whatever_a_network_raises_at_images_of_the_measurement_is_a_problem_of_its_cost(error):
+    class Refusing(nn.Module):
+        def forward(self, x):
+            raise error("grey")
+
+    assert "grey" in measure(Refusing()).problem
 
 
 def test_a_backward_pass_through_a_backward_pass():

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from advcore import AdversarialCoreset, Trainer
+from advcore import Trainer
 from advcore.attacks import LinfPGD
 from advcore.data.augment import keep_images
 from advcore.data.pool import Pooled
@@ -16,7 +16,6 @@ from advcore.minibatch import RULES
 from advcore.objectives import Pgd
 from advcore.rng import Stream
 from advcore.selection.schedule import Schedule
-from advcore.solvers import Random
 from advcore.training import SGD
 from advcore.training.loop import Listener, Run, build_memory
 from advcore.training.plan import count_planned_units
@@ -127,10 +126,4 @@ def test_what_cannot_be_trained_on_is_refused_in_a_line(model, source, pool, bot
     foreign = Resident(pool._images, pool.labels() + 1)
     assert refuse(trainer(), model, Pooled(source, foreign, 0.7)).startswith(
         "data.pool: labels must be whole numbers in 0..3, got 4 at example 3; "
-    )
-    selector = AdversarialCoreset(objective=Pgd(), attack=ATTACK, solver=Random(), budget=0.5, block_size=SIZE)
-    made = trainer(schedule=Schedule(epochs=4, budget=0.5), selector=selector)
-    assert refuse(made, model, both) == (
-        "data.pool must be null beside a selection, got 'a pool'; coresets are chosen from data without a pool; leave "
-        "out data.pool or the selection"
     )

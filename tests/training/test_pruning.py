@@ -175,6 +175,27 @@ def test_an_epoch_that_would_not_fill_a_batch_is_whole(source):
     assert stepper.factors is not None and 36 <= stepper.trained[-1] < N
 
 
+def test_the_loss_of_an_epoch_estimates_the_mean_over_all_that_it_could_train_on(model, source, log):
+    out = trainer(replace(PRUNE, whole=0.0)).fit(model, source, seed=0)
+    for epoch, entry in enumerate(out.epochs):
+        total = sum(float((losses * weights).sum()) for e, _, losses, weights in log if e == epoch)
+        assert entry["loss"] == pytest.approx(total / N, rel=1e-5)
+    assert out.epochs[-1]["minibatch"]["trained"] < 1
+
+
+@by_plain_kernels
+def test_a_growing_ball_follows_the_epochs_however_few_their_steps(model, source, log, monkeypatch):
+    radii = []
+    perturb = Learner.perturb
+    monkeypatch.setattr(Learner, "perturb", lambda *args: radii.append(args[0].attack.eps) or perturb(*args))
+    out = trainer(replace(PRUNE, whole=0.0), eps_ramp_share=1.0).fit(model, source, seed=0)
+    assert len(log) == len(radii) < 4 * (N // SIZE)
+    for epoch, entry in enumerate(out.epochs):  # the ball of its first step
+        first = radii[sum(one["steps"] for one in out.epochs[:epoch])]
+        planned = epoch * (N // SIZE)
+        assert first == pytest.approx(0.1 * (planned + 1) / (4 * (N // SIZE))), entry
+
+
 def test_an_objective_without_an_attack_is_pruned_too(model, source):
     out = trainer(objective=Standard(), attack=None).fit(model, source, seed=0)
     assert out.epochs[-1]["minibatch"]["saved"] > 0 and out.ledger.passes["attack"]["forward"] == 0

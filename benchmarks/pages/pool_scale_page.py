@@ -1,0 +1,70 @@
+"""A selection from a pool of a million: benchmarks/pool_scale.md, from the record of measure/pool_scale.py."""
+
+from figures import BENCHMARKS, RECORDS
+
+from advcore.errors import format_count
+from advcore.files import read_json
+from advcore.reporting.tables import to_markdown
+
+RECORD = RECORDS / "pool_scale.json"
+PAGE = BENCHMARKS / "pool_scale.md"
+
+
+def page(record: dict) -> str:
+    """The page of a record."""
+    cases = record["cases"]
+    exact = {case["solver"]: case["gradient_error"] for case in cases if case["block_size"] is None}
+    n = max(case["n"] for case in cases)
+    few = min(case["n"] for case in cases)
+    at_scale = [
+        _list_cells(case, f"{case['seconds'] / 60:.1f}", _format_peak(case)) for case in cases if case["n"] == n
+    ]
+    on_few = [_list_cells(case, f"{case['seconds']:.1f}", _relate(case, exact)) for case in cases if case["n"] == few]
+    shared = ("gradient error", "of a random subset")
+    threads = format_count(record["environment"]["threads"], "thread")
+    lines = [
+        "# A selection from a pool of a million",
+        "",
+        f"{n:,} generated rows of the shape of CIFAR-10 and ResNet-18 (10 classes, 512 features, 50 clusters a class),",
+        "float32, read from a file, which is in the time; 10 % of each class are picked in random blocks",
+        f"(`solver.block_size`), once; {threads} of a machine that others used too. The peak is all that the process",
+        "holds, torch included.",
+        "",
+        to_markdown(("solver", "block_size", "minutes", "peak, GB", *shared), at_scale),
+        "",
+        *_explain_bias(cases),
+        f"The first {few:,} of these rows, about {few // 10:,} a class, beside the solvers without blocks:",
+        "",
+        to_markdown(("solver", "block_size", "seconds", "over the exact error", *shared), on_few),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _explain_bias(cases: list[dict]) -> list[str]:
+    """Return lines on medoids whose sum is farther off than that of random rows, where there are such."""
+    if all(case["gradient_error"] < case["gradient_error_random"] for case in cases):
+        return []
+    return [
+        "What CRAIG lowers is the distance of rows from their medoids. A sum of medoids is biased, that of a random",
+        "subset is not: its error falls with the root of its size, so that from some size on it is the smaller one.",
+        "",
+    ]
+
+
+def _format_peak(case: dict) -> str:
+    return f"{case['peak'] / 1e9:.1f}"
+
+
+def _list_cells(case: dict, first: str, second: str) -> tuple[str, ...]:
+    size = "none" if case["block_size"] is None else f"{case['block_size']:,}"
+    errors = (f"{case['gradient_error']:.4f}", f"{case['gradient_error_random']:.4f}")
+    return (case["solver"], size, first, second, *errors)
+
+
+def _relate(case: dict, exact: dict[str, float]) -> str:
+    return f"{case['gradient_error'] / exact[case['solver']]:.3f}"
+
+
+def write() -> None:
+    """Write the page from the committed record."""
+    PAGE.write_text(page(read_json(RECORD)))
