@@ -45,15 +45,14 @@ def check(
         prepared = prepare(load(file, set_ or ()))
     plan = prepared.plan
     offers = [] if cost is None else find_offers(prepared.config, prepared.data, cost, plan.reference.prices)
-    typer.echo("\n".join([str(file), plan.text, *plan.notes.values(), prepared.data.describe()]))
+    notes = [*plan.notes.values(), *headroom.judge_run(prepared, record)]
+    typer.echo("\n".join([str(file), plan.text, *notes, prepared.data.describe()]))
     facts = {
         **_describe_work(plan.work, plan.reference),
         "reference": describe_reference(plan.reference.describe()),
         **{f"memory, {name}": size for name, size in plan.memory.items()},
     }
     output.print_facts("", facts.items())
-    if record is not None:
-        typer.echo(headroom.judge_run(prepared, record))
     if cost is not None and offers:
         _print_offers(offers, cost, prepared.config)
     print_next(command_line("run", file, overrides=set_ or (), plugins=plugin or ()))

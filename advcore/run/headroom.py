@@ -17,9 +17,11 @@ def load_run_record(path: Path) -> RunRecord:
     return RunRecord.load(file)
 
 
-def judge_run(prepared: Prepared, record: RunRecord) -> str:
-    """Return in one sentence whether the selections of a run can pay, by the headroom that a run recorded."""
-    return judge_choosing(record, measure_choosing_cost(prepared))
+def judge_run(prepared: Prepared, record: RunRecord | None) -> list[str]:
+    """Return a sentence: whether the selections of a run can pay, by the headroom of a record; none without a record."""
+    if record is None:
+        return []
+    return [judge_choosing(record, measure_choosing_cost(prepared))]
 
 
 def measure_choosing_cost(prepared: Prepared) -> float | None:

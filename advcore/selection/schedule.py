@@ -45,7 +45,7 @@ class When:
         (0, 1]. Once started, it goes on.
     """
 
-    headroom: float = setting(unit="share")
+    headroom: float = setting(default=0.5, unit="share")
 
     def __post_init__(self) -> None:
         require(check_share("headroom", self.headroom, "it is a ratio of second moments"))

@@ -112,7 +112,6 @@ class EpochTrainer:
                 batch = replace(batch, set_lr=set_lr)
                 self.meter.begin(batch.weights if batch.is_counted else None)
                 self._add_loss(*self.stepper.step(self._build_learner(batch.is_counted), batch))
-                place.norms = place.norms + self.meter.collect()
                 place.seen += batch.images
                 place.step += 1
                 self.steps_done += pace
@@ -209,6 +208,7 @@ class EpochTrainer:
     def _add_loss(self, loss: Tensor, images: int) -> None:
         self.place.total = self.place.total + loss * distributed.share_of_count(images)
         self.place.counted += images
+        self.place.norms = self.place.norms + self.meter.collect()
 
     def _describe_epoch(self, steps: int, rule_facts: Entry) -> Entry:
         place = self.place

@@ -116,13 +116,15 @@ class HeadroomMeter:
         self._norms = None
 
     def collect(self) -> Tensor | float:
-        """Return the sums of the updates since `begin`: of examples, norms and squared norms, (3,) float64; 0 for none.
+        """Return sums over the updates since the last call: of examples, norms and squared norms, (3,) float64.
 
-        A norm is that of the gradient times the example's weight.
+        A norm is that of the gradient times the example's weight. 0 where nothing was measured.
         """
-        if not self._sums:
+        sums = self._sums
+        self._sums = []
+        if not sums:
             return 0.0
-        return torch.stack(self._sums).sum(0)
+        return torch.stack(sums).sum(0)
 
 
 def read_sums(sums: Tensor | float) -> Sequence[float]:
