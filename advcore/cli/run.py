@@ -13,6 +13,7 @@ from advcore.terminal import command_line, print_next, show_run
 
 if TYPE_CHECKING:
     from advcore.config.schema import RunConfig
+    from advcore.run.prepare import Prepared
 
 
 def run(
@@ -27,10 +28,8 @@ def run(
     from advcore import distributed
     from advcore.config.load import load
     from advcore.reporting.tables import list_closing_rows
-    from advcore.run import checkpoints, folder, prepare
+    from advcore.run import checkpoints, folder
     from advcore.run import run as runner
-    from advcore.run.resume import find_budget
-    from advcore.training.trainer import refuse_processes
 
     job = distributed.name_launchers()
     with contextlib.ExitStack() as stack:
@@ -39,10 +38,7 @@ def run(
             path, resume = folder.choose_folder(config, out, overwrite, resume, job)
             if distributed.is_first():
                 stack.enter_context(checkpoints.lock_folder(path))
-        budget = distributed.run_on_first(lambda: find_budget(path, config) if resume else None)
-        with processes.check_together():
-            prepared = prepare.prepare(config, budget=budget)
-            refuse_processes(prepared.trainer)
+        prepared = _prepare(config, path if resume else None)
         try:
             if distributed.is_first():
                 typer.echo(prepared.data.describe())
@@ -62,6 +58,19 @@ def _print_end(path: Path, config: "RunConfig", plugins: Sequence[Path]) -> None
     typer.echo(f"record: {path / 'record.json'}")
     print_next(command_line("report", path))
     output.suggest_autoattack(path, config, plugins=plugins)
+
+
+def _prepare(config: "RunConfig", path: Path | None) -> "Prepared":
+    """Prepare a run, in all processes together; path: of the run that it goes on with, None for a new one."""
+    from advcore import distributed
+    from advcore.run import prepare, resume
+    from advcore.training.trainer import refuse_processes
+
+    budget = distributed.run_on_first(lambda: resume.find_budget(path, config) if path else None)
+    with processes.check_together():
+        prepared = prepare.prepare(config, budget=budget)
+        refuse_processes(prepared.trainer)
+    return prepared
 
 
 def _print_continuation(file: Path, out: Path | None, overrides: Sequence[str], plugins: Sequence[Path]) -> None:

@@ -104,14 +104,12 @@ def prepare(
     _try_attacks(completed, model)
     trainer.check(model, data.train)
     _try_plugins(completed, data, model)
-    labelled: dict[str, object] = {}
-    if pool_labels:
-        data, labelled = label_pool(config, data, device)
+    data, labelled = label_pool(config, data, device) if pool_labels else (data, {})
     rows, inputs = build.load_scores(trainer, data) if scores else (None, {})
     inputs |= labelled | _list_inputs(completed, beginning, wanted)
     plan = make_plan(completed, trainer, data, model, wanted, beginning)
-    pretraining = _describe_pretraining(beginning, inputs)
-    return Prepared(completed, data, model, trainer, plan=plan, scores=rows, inputs=inputs, pretraining=pretraining)
+    spent = _describe_pretraining(beginning, inputs)
+    return Prepared(completed, data, model, trainer, plan=plan, scores=rows, inputs=inputs, pretraining=spent)
 
 
 def _load_trackers(config: RunConfig) -> None:

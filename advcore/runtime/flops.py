@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import random
 import warnings
 import weakref
 from collections import OrderedDict
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from operator import sub
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -161,6 +163,9 @@ def _run_plainly(model: nn.Module, *, has_hooks: bool) -> Iterator[None]:
         borrow(model),
         contextlib.ExitStack() as stack,
     ):
+        # A network may draw from these too, and training goes on from where they stood.
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)  # which runs an encoder layer as one kernel
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):

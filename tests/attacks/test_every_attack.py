@@ -290,7 +290,7 @@ class Fails(nn.Module):
         self.net, self.calls = network(), 0
 
     def forward(self, x):
-        self.calls += 1
+        self.calls += int(not bool((x == 0.5).all()))  # grey images are those on which operations are counted
         if self.calls == 3:
             raise KeyError("third")
         return self.net(x)

@@ -1,7 +1,9 @@
 """Operations of single passes, against sums over layer shapes that are written out by hand."""
 
 import copy
+import random
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -227,6 +229,13 @@ def test_a_backward_pass_through_a_backward_pass():
     assert measure_double(model, X, list(model.parameters())).backward == 3 * weight
 
 
+class Jitter(nn.Module):
+    """Draws from the generators of Python, NumPy and torch."""
+
+    def forward(self, x):
+        return x + 1e-3 * (random.random() + np.random.rand() + torch.rand(()))
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_measuring_leaves_everything_as_it_was(training):
     model = network().train(training)
@@ -234,10 +243,14 @@ def test_measuring_leaves_everything_as_it_was(training):
     model[0].weight.grad = gradient
     before = copy.deepcopy(model)
     state = torch.get_rng_state()
+    others = random.getstate(), np.random.get_state()[1].tolist()
     catches = []
     handle = model[-1].register_forward_hook(lambda *_: catches.append(1))
+    model.insert(0, Jitter())
     measure(model, model.parameters())
+    del model[0]
     assert torch.equal(torch.get_rng_state(), state)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == others
     assert not catches and len(model[-1]._forward_hooks) == 1
     handle.remove()
     assert model.training == training
