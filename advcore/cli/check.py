@@ -1,5 +1,6 @@
 """advcore check: print the plan of a run."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +23,10 @@ def check(
     cost: Annotated[
         float | None, typer.Option(help="Also list settings of at most this relative cost, such as 0.2.")
     ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN", help="Also say whether choosing can pay, by the headroom of this run."),
+    ] = None,
 ) -> None:
     """Check FILE and its data, and print the plan; run nothing.
 
@@ -29,16 +34,19 @@ def check(
     """
     from advcore.config.load import load
     from advcore.reporting.tables import describe_reference
+    from advcore.run import headroom
     from advcore.run.plan import find_offers
     from advcore.run.prepare import prepare
 
     if cost is not None:
         require(check_positive("--cost", cost, "it is relative to full training"))
+    record = None if from_ is None else headroom.load_run_record(from_)
     with refuse_as_setting():
         prepared = prepare(load(file, set_ or ()))
     plan = prepared.plan
     offers = [] if cost is None else find_offers(prepared.config, prepared.data, cost, plan.reference.prices)
-    typer.echo("\n".join([str(file), plan.text, *plan.notes.values(), prepared.data.describe()]))
+    notes = [*plan.notes.values(), *headroom.judge_run(prepared, record)]
+    typer.echo("\n".join([str(file), plan.text, *notes, prepared.data.describe()]))
     facts = {
         **_describe_work(plan.work, plan.reference),
         "reference": describe_reference(plan.reference.describe()),

@@ -20,7 +20,7 @@ from advcore.models import MODELS
 from advcore.objectives import OBJECTIVES
 from advcore.regularizers import REGULARIZERS
 from advcore.selection.coreset import SelectionSettings
-from advcore.selection.schedule import MOST_EPOCHS, Schedule
+from advcore.selection.schedule import MOST_EPOCHS, Schedule, When
 from advcore.settings import setting, settings
 from advcore.solvers import SOLVERS
 from advcore.tracking import TRACKERS, find_tracker_name
@@ -126,6 +126,7 @@ class SelectionConfig(SelectionSettings):
         rounded.
     period : coreset epochs from one selection to the next; null selects once.
     schedule : compressed, or acs for the published code's epochs.
+    when : selecting starts only where the run's headroom is below this one's; null selects from the first time on.
     attack : the attack of selections; null for the training attack. With rows_from: training, that of the refresh.
     cost : the relative cost of the run, instead of a budget: the run gets the largest budget that it pays for.
     probe_epochs : for solvers that take scores over epochs (easycore, by_score, ccs): epochs of ordinary training of
@@ -136,6 +137,7 @@ class SelectionConfig(SelectionSettings):
     warm_start: float = setting(default=0.6, unit="share")
     period: int | None = setting(default=20, unit="epochs")
     schedule: str = "compressed"
+    when: When | None = None
     attack: AttackChoice | None = None
     cost: float | None = setting(default=None, unit="of full training")
     probe_epochs: int = setting(default=0, unit="epochs")

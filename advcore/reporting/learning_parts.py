@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from advcore.reporting import charts, scales
+from advcore.reporting.headroom import describe_headroom, find_last_entry
 from advcore.reporting.parts import Figure, Figures, Note, Part, note_if
 from advcore.reporting.record import JsonObject, RunRecord
 from advcore.reporting.svg import Point
@@ -33,6 +34,7 @@ def build_learning(record: RunRecord) -> list[Part]:
         figures.append(Figure(f"{title}.", curve))
     return [
         Figures(figures),
+        *note_if(find_last_entry(record), f"{describe_headroom(record)}."),
         *note_if(not probes, "No validation example was looked at after the epochs.", "missing"),
         *note_if(
             selections, "Triangles and dashed lines mark selections: from there, epochs train on the new coreset."
@@ -78,7 +80,7 @@ def _judge_epoch(entry: JsonObject) -> float | None:
 
 
 def _read_more_curves(record: RunRecord) -> dict[tuple[str, str], list[Point]]:
-    """Return what growing attack steps, a minibatch rule and rows caught in training recorded.
+    """Return headroom, and what growing attack steps, a minibatch rule and rows caught in training recorded.
 
     By the name of the axis and the title.
     """
@@ -88,6 +90,7 @@ def _read_more_curves(record: RunRecord) -> dict[tuple[str, str], list[Point]]:
         radius = rule.pop("radius", None) or {}
         rule |= {"smallest radius that flips": radius.get("mean"), "flipped in the ball": radius.get("flipped")}
         values = {("steps", "Attack steps"): entry.get("attack_steps")}
+        values["headroom", "Headroom, of the set that the epoch trained on"] = entry.get("headroom")
         values["epochs", "Mean age of the gradient rows"] = (entry.get("rows") or {}).get("age")
         values |= {(name, f"Minibatch rule: {name}"): value for name, value in rule.items()}
         for names, value in values.items():

@@ -7,6 +7,7 @@ from itertools import chain
 from advcore.errors import format_count
 from advcore.reporting import compare, costs, parts, spent, tables, verdicts
 from advcore.reporting.columns import Columns, describe_columns, insert_columns
+from advcore.reporting.headroom import find_last_entry
 from advcore.reporting.record import JsonObject, RunRecord
 from advcore.reporting.shared_scores import describe_scores
 from advcore.types import Flag
@@ -231,7 +232,7 @@ def _read_numbers(record: RunRecord) -> dict[str, object]:
     """Return the numbers of a record by column.
 
     They are its cost and seconds, the accuracies of both checkpoints with their 95 % intervals, gradient errors, the
-    seconds of each phase, and the environment.
+    last epoch's headroom, the seconds of each phase, and the environment.
     """
     compute = costs.COMPUTE.compare(record) if costs.has_compute(record) else ""
     seconds = (record.seconds, costs.sum_training_seconds(record))
@@ -242,6 +243,8 @@ def _read_numbers(record: RunRecord) -> dict[str, object]:
     for name in ("gradient_error", "gradient_error_random"):
         errors = [selection[name] for selection in selections]
         values[name] = sum(errors) / len(errors) if errors else ""
+    entry = find_last_entry(record)
+    values["headroom"] = "" if entry is None else entry["headroom"]
     values |= {f"seconds {phase}": entry["seconds"] for phase, entry in record.ledger.items()}
     return values | {name: record.environment.get(name, "") for name in ("device", "threads", "commit", "torch")}
 

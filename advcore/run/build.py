@@ -116,10 +116,7 @@ def build_schedule(config: RunConfig) -> Schedule:
     with prefix_problems("selection."):
         return Schedule(
             epochs=config.training.epochs,
-            budget=selection.budget,
-            warm_start=selection.warm_start,
-            period=selection.period,
-            schedule=selection.schedule,
+            **{name: getattr(selection, name) for name in ("budget", "warm_start", "period", "schedule", "when")},
         )
 
 

@@ -41,3 +41,13 @@ def explain_ramps(trainer: Trainer, n: int, epochs: int) -> str | None:
         if length and not usual / _OTHER_SHARE <= share <= usual * _OTHER_SHARE:
             lines.append(f"{path}: {length:g} takes {share:.0%} of this run's steps, {usual:.0%} of full training's")
     return "; ".join(lines) or None
+
+
+def explain_when(schedule: Schedule) -> str | None:
+    """Say that selections may wait, so that the cost is a bound; None where they do not."""
+    if schedule.when is None or schedule.budget == 1.0:
+        return None
+    return (
+        "the cost is an upper bound: before headroom is below selection.when.headroom, subsets are drawn at random, "
+        "which takes no passes"
+    )

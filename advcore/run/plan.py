@@ -13,7 +13,7 @@ from advcore.errors import check, format_count, require
 from advcore.rng import Stream
 from advcore.rows.row_store import settle_place
 from advcore.run import build
-from advcore.run.explanations import explain_epochs, explain_ramps
+from advcore.run.explanations import explain_epochs, explain_ramps, explain_when
 from advcore.run.pretrained import Beginning
 from advcore.selection.duration import settle_minutes
 from advcore.selection.memory import Estimate, estimate_for, settle
@@ -71,6 +71,7 @@ def make_plan(
         "epochs": explain_epochs(trainer.schedule),
         "cost": explain_cost(trainer, planned, compared, len(find_candidates(data.train))),
         "operations": prices.problem and f"cost counts passes alone: {prices.problem}",
+        "when": explain_when(trainer.schedule),
         "time": _explain_time(trainer, estimate, data.train.device),
         "ramps": explain_ramps(trainer, n, compared.epochs),
     }

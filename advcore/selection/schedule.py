@@ -1,5 +1,6 @@
 """What each epoch of a run trains on: all data, a new coreset, or the last one; planned before anything runs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from advcore.errors import (
     require,
     unless,
 )
-from advcore.settings import settings
+from advcore.settings import setting, settings
 from advcore.shares import floor_share
 
 SCHEDULES = ("compressed", "acs", "pool")
@@ -32,6 +33,26 @@ class Epoch:
 
     lr_index: int
     action: str
+
+
+@settings
+class When:
+    """Select only once choosing can gain enough; before that, coreset epochs train on random subsets of the same size.
+
+    Parameters
+    ----------
+    headroom : selecting starts at the first planned selection before which an epoch's headroom was below this, in
+        (0, 1]. Once started, it goes on.
+    """
+
+    headroom: float = setting(default=0.5, unit="share")
+
+    def __post_init__(self) -> None:
+        require(check_share("headroom", self.headroom, "it is a ratio of second moments"))
+
+    def is_met(self, headrooms: Sequence[float]) -> bool:
+        """Return whether the last of the epochs' headrooms is below the setting; no epoch is not."""
+        return bool(headrooms) and headrooms[-1] < self.headroom
 
 
 class _ScheduleFields(Protocol):
@@ -61,6 +82,7 @@ class Schedule:
     schedule : "compressed", or "acs", which selects where (epoch mod T) == 0, in epochs of the full run, and trains on
         a random subset before that; or "pool", for data with a pool, whose images are what is chosen: all E epochs run,
         each with the steps of one on the real data, the first int(kappa E) of them beside the whole pool.
+    when : holds selections back (`When`); None selects at each of them.
 
     With budget 1 all E epochs run on all data.
     Reference: Dolatabadi et al. 2022, algorithm 1 and their code's warm start. Differs: the first selection
@@ -72,6 +94,7 @@ class Schedule:
     warm_start: float = 0.0
     period: int | None = None
     schedule: str = "compressed"
+    when: When | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -157,4 +180,6 @@ class Schedule:
         text = f"{parts} {share}, selecting at {places}"
         if self.length < self.epochs:
             text += f"; {self.length} of {self.epochs} epochs run"
+        if self.when is not None:
+            text += f"; random subsets until headroom is below {self.when.headroom:g}"
         return text

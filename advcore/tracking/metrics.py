@@ -18,6 +18,7 @@ _ENTRY = {
     "lr": "lr",
     "clean": "probe/clean",
     "robust": "probe/robust",
+    "headroom": "headroom",
     "seconds": "seconds",
 }
 _SELECTION = ("k", "gradient_error", "gradient_error_random", "effective_sample_size", "weight_sum")

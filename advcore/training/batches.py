@@ -47,3 +47,8 @@ def weigh_examples(
     if factors is not None:
         weights = weights * factors
     return weights
+
+
+def describe_step(epoch: int, step: int, indices: Tensor) -> str:
+    """Return the place of a training step on a batch of indices (B,), for errors."""
+    return f"epoch {epoch}, step {step}, examples {indices[:8].tolist()}..."

@@ -24,8 +24,9 @@ from advcore.runtime.signals import check, defer_stop
 from advcore.runtime.watch import GradientWatch
 from advcore.selection.result import Coreset
 from advcore.training.average import build_average, find_infinite, update_average
-from advcore.training.batches import split_into_batches, weigh_examples
+from advcore.training.batches import describe_step, split_into_batches, weigh_examples
 from advcore.training.gate import Gate
+from advcore.training.headroom import build_meter, name_action, name_headroom, read_sums
 from advcore.training.loop_settings import count_ramp_steps, count_steps, refuse_other_images
 from advcore.training.lr import bind_factor
 from advcore.training.minibatch import build_stepper, refuse_one_image
@@ -48,7 +49,7 @@ class EpochTrainer:
     average : of the weights, or None. infinite : which of its tensors hold infinity (`find_infinite`).
     stepper : what the minibatch rule makes of each batch.
     steps_done : planned steps so far, over all epochs (`_measure_pace`). ramp_steps : over how many the ball grows.
-    watch : of the first step's attack. classes : of the model, for labels that are mixed; 0 where none are.
+    watch : of the first step's attack. meter : of headroom. classes : of the model, for mixed labels; 0 for others.
     lengths : of the planned epochs, in epochs on all data. place, coreset : of the present epoch; None is all data.
     """
 
@@ -83,6 +84,7 @@ class EpochTrainer:
         self.steps_done: float = 0
         self.ramp_steps = count_ramp_steps(trainer, len(run.train))
         self.watch = GradientWatch()
+        self.meter = build_meter(run, speed)
         self.place = Place()
         self.coreset: Coreset | None = None
 
@@ -108,6 +110,7 @@ class EpochTrainer:
                 set_lr(0.0)
                 batch = self._build_batch(examples, batches[i], weights, streams)
                 batch = replace(batch, set_lr=set_lr)
+                self.meter.begin(batch.weights if batch.is_counted else None)
                 self._add_loss(*self.stepper.step(self._build_learner(batch.is_counted), batch))
                 place.seen += batch.images
                 place.step += 1
@@ -196,7 +199,7 @@ class EpochTrainer:
             weights=images.weights,
             attack_stream=attack,
             rule_stream=rule,
-            where=partial(_describe_step, self.place.epoch, self.place.step, batch),
+            where=partial(describe_step, self.place.epoch, self.place.step, batch),
             images=len(batch),
             factor=weigh_part(weights[indices], weights, batch, self.run.trainer.normalise),
             is_counted=distributed.counts_here(batch),
@@ -205,18 +208,21 @@ class EpochTrainer:
     def _add_loss(self, loss: Tensor, images: int) -> None:
         self.place.total = self.place.total + loss * distributed.share_of_count(images)
         self.place.counted += images
+        self.place.norms = self.place.norms + self.meter.collect()
 
     def _describe_epoch(self, steps: int, rule_facts: Entry) -> Entry:
         place = self.place
         epoch = self.plan[place.epoch]
+        total, *norms = distributed.sum_numbers([float(place.total), *read_sums(place.norms)])
         entry = {
             "epoch": place.epoch,
             "lr_index": epoch.lr_index,
-            "action": epoch.action,
+            "action": name_action(self.run, epoch.action),
             "examples": place.seen,
             "steps": steps,
-            "loss": distributed.sum_numbers([float(place.total)])[0] / place.counted,
+            "loss": total / place.counted,
             "lr": place.lr,
+            **name_headroom(*norms),
         }
         if rule_facts:
             entry["minibatch"] = rule_facts
@@ -247,6 +253,7 @@ class EpochTrainer:
             awp=trainer.awp_at(self.place.epoch),
             regularizer=trainer.regularizer,
             catcher=self.catcher,
+            meter=self.meter,
         )
 
     def _update_average(self) -> None:
@@ -291,7 +298,3 @@ class EpochTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)  # of a layer, as timm has it
         self.place.lr = lr
-
-
-def _describe_step(epoch: int, step: int, indices: Tensor) -> str:
-    return f"epoch {epoch}, step {step}, examples {indices[:8].tolist()}..."

@@ -28,6 +28,7 @@ from advcore.selection.result import Coreset
 from advcore.training.display import show_training
 from advcore.training.epoch import EpochTrainer
 from advcore.training.epoch_scores import EpochScores
+from advcore.training.headroom import may_select
 from advcore.training.judge import Judge
 from advcore.training.loop_settings import agree_on_speed, has_remembered_start
 from advcore.training.optimizers import AdamW, suit_speed
@@ -231,9 +232,9 @@ class Loop:
         if action in ("full", "reuse"):
             return
         selector = self._prepare_selector()
-        if action == "select":
+        if action == "select" and may_select(run):
             self._select(selector)
-        elif self.coreset is None:
+        elif action == "select" or self.coreset is None:
             self.coreset = selector.stand_in.select(run.model, run.train, seed=run.seed, epoch=self.place.epoch)
 
     def _prepare_selector(self) -> AdversarialCoreset:

@@ -85,6 +85,7 @@ class Place:
     step : how many of its training steps are done.
     total, counted : the sum of losses times images so far, and the number of images in it.
     seen : examples trained on. lr : learning rate of the last step.
+    norms : the sums from which headroom is computed (`HeadroomMeter.collect`), of the steps so far.
     entry : the epoch's entry, once all steps are done.
     rested : whether the images that a rule had queued are trained on.
     scored : whether its scores are taken.
@@ -96,6 +97,7 @@ class Place:
     step: int = 0
     total: Tensor | float = 0.0
     counted: int = 0
+    norms: Tensor | float = 0.0
     seen: int = 0
     lr: float = 0.0
     entry: Entry | None = None

@@ -9,6 +9,7 @@ from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.solvers.base import Solver
 from advcore.training.caught_rows import list_catch_problems
+from advcore.training.headroom import find_when_problem
 from advcore.training.loop_settings import has_remembered_start
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def list_disagreements(trainer: "Trainer") -> Iterator[SettingProblem]:
         if is_read and got != value:
             yield must(f"selector.{name}", repr(value), got, _WAY_OUT)
     yield from list_catch_problems(trainer)
+    if problem := find_when_problem(trainer):
+        yield problem
     if trainer.normalise == "batch" and not getattr(selector.solver, "nonnegative", True):
         way_out = "the weights of a batch may sum to 0 or less; or use normalise: none"
         yield must("solver.nonnegative", "true with normalise: batch", False, way_out)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from advcore.training.loop import Loop
 
 
+_SUMS = ("total", "norms")  # of a `Place`, of which each process has a part
+
+
 def take_snapshot(loop: "Loop") -> Snapshot:
     """Return a copy, on the CPU, of all that the rest of a run depends on.
 
@@ -40,7 +43,7 @@ def take_snapshot(loop: "Loop") -> Snapshot:
         {
             "of": _identify(loop),
             "speed": loop.speed.record(loop.device),
-            "place": vars(loop.place) | {"total": distributed.gather_values(loop.place.total)},
+            "place": vars(loop.place) | {name: distributed.gather_values(getattr(loop.place, name)) for name in _SUMS},
             "steps_done": learning.steps_done,
             "model": pack_values(loop.run.model.state_dict()),
             "optimizer": {
@@ -87,7 +90,8 @@ def _restore(loop: "Loop", snapshot: Snapshot) -> None:
     snapshot = copy_to_cpu(snapshot)
     learning = loop.epoch_trainer
     place = _map_tensors(methodcaller("to", loop.device), snapshot["place"])
-    loop.place = Place(**place | {"total": distributed.part_of_sum(place["total"])})
+    # A state of an older version lacks some of the sums.
+    loop.place = Place(**place | {name: distributed.part_of_sum(place[name]) for name in _SUMS if name in place})
     learning.steps_done = snapshot["steps_done"]
     load_state(loop.run.model, unpack_values(snapshot["model"]))
     _restore_optimizer(learning.optimizer, snapshot["optimizer"])

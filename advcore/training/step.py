@@ -22,6 +22,7 @@ from advcore.runtime.borrow import borrow, find_device, set_mode
 from advcore.runtime.watch import GradientWatch
 from advcore.shares import divide
 from advcore.training.gate import NOT_APPLIED, Gate
+from advcore.training.headroom import HeadroomMeter
 from advcore.training.progress import Entry, Snapshot
 from advcore.training.row_catcher import RowCatcher, catch_rows
 from advcore.training.weight_attack import AWP, list_statistics, move_weights
@@ -55,6 +56,7 @@ class Learner:
     awp : moves the weights at which the update's gradient is taken; None for no such move.
     regularizer : its penalties are added to the losses; None for no such penalty.
     catcher : stores gradient rows of the examples of each `step`; None stores none.
+    meter : measures the norms of gradients in `losses`; by default of none.
     """
 
     model: nn.Module
@@ -74,6 +76,7 @@ class Learner:
     awp: AWP | None = None
     regularizer: Regularizer | None = None
     catcher: RowCatcher | None = None
+    meter: HeadroomMeter = field(default_factory=HeadroomMeter)
 
     def perturb(self, x: Tensor, y: Tensor, generator: Stream, *, clean: Tensor | None = None) -> Tensor:
         """Attack x (B, C, H, W), B may be 0, of which `clean` are the logits if known; a memory keeps where it ends."""
@@ -104,8 +107,9 @@ class Learner:
         examples : the same, for the regulariser, whose penalty is added; None adds none.
         """
         images = {"clean": clean, "adversarial": adversarial}
-        logits = {name: forward(images[name]) for name in self.objective.passes}
+        logits = {name: self.meter.run(forward, images[name]) for name in self.objective.passes}
         losses = compute_losses(self.objective, y, **logits)
+        self.meter.measure(self.objective, y, logits)
         if self.regularizer is None or examples is None:
             return losses
         # Past what averages gradients over processes, which takes them from the parameters in any case.
@@ -143,6 +147,7 @@ class Learner:
             self._apply(loss, where)
             if self.parallel is not None:
                 distributed.average(list_statistics(self.model))
+        self.meter.commit()
         self.on_update()
         return loss.detach()
 

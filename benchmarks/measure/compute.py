@@ -22,6 +22,7 @@ from advcore.cost import CostLedger
 from advcore.objectives import Pgd
 from advcore.rng import Stream
 from advcore.run.environment import describe_environment
+from advcore.runtime.heap import keep_freed_memory
 from advcore.runtime.precision import Speed
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.solvers import GradMatch
@@ -30,9 +31,13 @@ from advcore.training.step import Learner
 
 EPS = 8 / 255
 STEPS = 10
-NETWORKS = {"small CNN": ("small_cnn", {"width": 16}, 128, 2048), "ResNet-18": ("resnet18", {}, 32, 96)}
-"""By the name in the page: name and settings of the network, images of a step, and images of a selection."""
-ROUNDS = 15
+NETWORKS = {
+    "small CNN": ("small_cnn", {"width": 16}, 128, 1024, 15, None),
+    "small CNN, channels first": ("small_cnn", {"width": 16}, 128, 1024, 15, False),
+    "ResNet-18": ("resnet18", {}, 32, 64, 5, None),
+}
+"""By the name in the page: name and settings of the network, images of a step and of a selection, rounds, and the
+memory layout (`Speed.channels_last`; None as advcore chooses it)."""
 
 
 def build_steps(model: nn.Module, size: int) -> dict[str, Callable[[CostLedger], object]]:
@@ -90,20 +95,22 @@ def time_selection(model: nn.Module, examples: int, rounds: int) -> dict[str, di
 
 
 def main(*, quick: bool) -> None:
-    rounds = 2 if quick else ROUNDS
+    keep_freed_memory()  # as the command line does
     device = torch.device("cpu")
     results = {}
-    for name, (network, settings, size, examples) in NETWORKS.items():
+    for name, (network, settings, size, examples, rounds, channels_last) in NETWORKS.items():
+        if quick:
+            rounds = 2
         model = seeded_network(network, **settings)
-        speed = Speed().resolve_for(model, batch_of(2, device)[0])
+        speed = Speed(channels_last=channels_last).resolve_for(model, batch_of(2, device)[0])
         with speed.activate():
             model = speed.lay_out(model)
             steps = time_steps(model, size, rounds)
             selection = time_selection(model, examples, max(1, rounds // 3))
-        results[name] = {"batch": size, "examples": examples, "speed": speed.record(device)}
+        results[name] = {"batch": size, "examples": examples, "rounds": rounds, "speed": speed.record(device)}
         results[name] |= {"steps": steps, "selection": selection}
         print(name, results[name], flush=True)
-    record = {"environment": describe_environment(device), "steps": STEPS, "rounds": rounds, "networks": results}
+    record = {"environment": describe_environment(device), "steps": STEPS, "networks": results}
     save("compute", record, quick=quick)
 
 

@@ -217,6 +217,16 @@ def test_check_prints_the_plan_and_runs_nothing(advcore, root, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+def test_check_says_by_an_earlier_run_whether_choosing_can_pay(advcore, root, run, tiny):
+    folder = run("trades_random", *SMALLER)
+    file = root / "experiments/trades_gradmatch.yaml"
+    code, out, err = advcore("check", file, *sets(*tiny), "--from", folder)
+    assert code == 0, err
+    assert "Headroom was 0." in out and re.search(r"so choosing (can|cannot) pay\.", " ".join(out.split()))
+    code, _, err = advcore("check", file, "--from", root / "nowhere")
+    assert code == 2 and "--from must be the folder of a run, or its record" in err
+
+
 @pytest.fixture
 def no_tiles(monkeypatch):
     """Without the constant part of what a selection holds, its rows are a large part."""

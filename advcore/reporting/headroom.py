@@ -1,0 +1,56 @@
+"""What a record says about headroom: how much an unbiased choice of examples can gain at most."""
+
+from advcore.reporting.record import JsonObject, RunRecord
+
+_SUBSETS = {"full": "all data", "random": "a random subset"}
+
+
+def find_last_entry(record: RunRecord) -> JsonObject | None:
+    """Return the last epoch that recorded headroom; None for a record without it, such as an older one."""
+    entries = [entry for entry in record.epochs if entry.get("headroom") is not None]
+    return entries[-1] if entries else None
+
+
+def describe_headroom(record: RunRecord) -> str | None:
+    """Return a sentence: what headroom was in the last epoch that recorded it, and what that means; None without it."""
+    entry = find_last_entry(record)
+    if entry is None:
+        return None
+    headroom = entry["headroom"]
+    trained_on = _SUBSETS.get(entry.get("action", ""), "a coreset")
+    return (
+        f"Headroom was {headroom:.2f} in epoch {entry['epoch']}, on {trained_on}: a step's gradient has, under the "
+        f"best unbiased choice of examples, {headroom:.0%} of the second moment that it has under a uniform choice, so "
+        f"choosing can save at most {1 - headroom:.0%} of the training that it serves"
+    )
+
+
+def judge_choosing(record: RunRecord, cost: float | None) -> str:
+    """Return in one sentence whether choosing examples can pay, by what a run recorded.
+
+    cost : of the choosing, as a share of the training that it serves; None where nothing is chosen.
+    """
+    sentence = describe_headroom(record)
+    if sentence is None:
+        return f"{record.name} recorded no headroom: {_explain_missing(record)}"
+    if cost is None:
+        return f"{sentence}: it can pay where it costs less than that."
+    saved = 1 - find_headroom(record)
+    verdict = "can pay" if cost < saved else "cannot pay"
+    return f"{sentence}; the selections planned here cost {cost:.0%} of it, so choosing {verdict}."
+
+
+def find_headroom(record: RunRecord) -> float:
+    """Return the headroom of the last epoch that recorded it; NaN for a record without it."""
+    entry = find_last_entry(record)
+    return float("nan") if entry is None else float(entry["headroom"])
+
+
+def _explain_missing(record: RunRecord) -> str:
+    """Return why a record holds no headroom, as its event says; an older record has none."""
+    for event in record.events:
+        if event.get("kind") == "headroom":
+            return str(event["event"]).removeprefix("no headroom is recorded: ") + "."
+    if not record.epochs:
+        return "no epoch is done."
+    return "no norm was measured, as in older versions."
