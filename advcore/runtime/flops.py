@@ -3,6 +3,7 @@
 import contextlib
 import math
 import random
+import sys
 import warnings
 import weakref
 from collections import OrderedDict
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import flop_counter
 from torch.utils.flop_counter import FlopCounterMode
 
 from advcore.errors import describe_exception
@@ -192,6 +194,22 @@ def _count_operations(model: nn.Module, images: Tensor, trained: Sequence[nn.Par
     with _count() as backward:
         torch.autograd.grad(logits.sum(), inputs, allow_unused=True)
     return forward.get_total_flops(), backward.get_total_flops()
+
+
+def _keep_compiler_away() -> None:
+    """Let torch's counter run without importing torch._dynamo, which takes most of a second.
+
+    It is imported in order to leave the counter's dispatch uncompiled, and torch keeps what that gives in this
+    attribute. Nothing is compiled while operations are counted (`_run_plainly`). Where another release keeps it
+    elsewhere, the import happens.
+    """
+    dispatch = getattr(getattr(flop_counter, "_FlopCounterMode", None), "__torch_dispatch__", None)
+    function = getattr(dispatch, "__wrapped__", None)
+    if function is not None and "torch._dynamo" not in sys.modules:
+        setattr(function, "__dynamo_disable", function)
+
+
+_keep_compiler_away()
 
 
 def _count() -> FlopCounterMode:

@@ -1,7 +1,6 @@
 """What a run shows of its progress: bars in a terminal, plain lines elsewhere."""
 
 import contextlib
-import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -31,7 +30,7 @@ def show_training(run: "Run", progress: bool | None) -> Iterator[Listener]:
     schedule = run.trainer.schedule
     if progress is not False:
         with preserve_random_state():  # it draws when it is imported, and a network may draw from the same state
-            importlib.import_module("rich.progress")
+            import rich.progress  # noqa: F401
     if progress is None:
         progress = listener.on_epoch is listener.on_progress is ignore and _is_watched()
     if not progress or not distributed.is_first():

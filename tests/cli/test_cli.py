@@ -438,6 +438,7 @@ def test_a_remembered_run_with_a_schedule_tells_what_it_did(run):
     assert all(one["gradient_error_full"] > one["gradient_error"] for one in record.selections)
 
 
+@pytest.mark.slow
 def test_check_offers_settings_for_a_cost(advcore, root):
     code, out, _ = advcore("check", root / "experiments/trades_gradmatch.yaml", "--cost", "0.2")
     assert code == 0 and "at most 0.2 of full training" in out and "selection.budget" in out and "all data" in out
@@ -608,6 +609,7 @@ KINDS = {
 
 
 @covering("kind, solver", {kind: kind for kind in KINDS}, {name: name for name in ("random", "craig", "gradmatch")})
+@pytest.mark.slow
 def test_everything_trains_on_every_kind_of_coreset_and_says_which_attack(run, kind, solver):
     objective, attack = KINDS[kind]
     changes = [f"objective={{name: {objective}}}", f"attack={attack}", f"selection.solver={{name: {solver}}}"]

@@ -44,6 +44,7 @@ def test_each_attack_is_measured_on_its_images_and_all_on_those_they_share(squar
     assert [entry["n"] for entry in results["shared"]["attacks"]] == [16, 16]
 
 
+@pytest.mark.slow
 def test_the_images_are_the_same_for_every_batch_size_seed_and_order(square):
     data = source()
     first = evaluate(network(), data, [square])

@@ -171,6 +171,7 @@ COMMITTED = [
 
 
 @pytest.mark.parametrize("study", COMMITTED)
+@pytest.mark.slow
 def test_each_committed_recipe_can_be_run_within_its_cost(values, study):
     """On digits, which have the radius of no other study: both are set to the study's."""
     values = override(values, [f"attack.eps={study.eps}", f"cost.reference_steps={study.steps}"])

@@ -78,6 +78,7 @@ def are_equal(first, second) -> bool:
 
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
 @each_mode
+@pytest.mark.slow
 def test_the_numbers_are_the_same_and_the_mode_is_restored(model, source, entry, mode):
     expected = entry(copy.deepcopy(model), source)  # training changes its model
     with mode():

@@ -91,6 +91,7 @@ def test_a_serialiser_that_raises_leaves_the_old_states_byte_identical(tmp_path,
 
 @case("B2")
 @pytest.mark.parametrize("before", [0, 2])
+@pytest.mark.slow
 def test_killed_at_any_touch_of_the_disk_the_newest_state_is_whole(tmp_path, before):
     """At every opening, making, renaming and removing of a save, the first one and one that rotates: one kill each."""
     import safetensors.torch  # noqa: F401  # or every process of its own would look for it on the disk
@@ -114,6 +115,7 @@ def test_killed_at_any_touch_of_the_disk_the_newest_state_is_whole(tmp_path, bef
 
 @case("B2")
 @pytest.mark.parametrize("path", ["one.json", "one.npz"])
+@pytest.mark.slow
 def test_a_file_that_is_written_again_and_again_is_whole_whenever_it_is_killed(tmp_path, path):
     def write(i):
         if path.endswith("json"):

@@ -56,6 +56,7 @@ def number_of(path: Path, load) -> int:
 
 @each_pair
 @pytest.mark.parametrize("before", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_killed_at_any_touch_of_the_disk_both_files_are_old_or_both_new(tmp_path, name, save, load, before):
     import safetensors.torch  # noqa: F401  # or every process of its own would look for it on the disk
 

@@ -243,6 +243,7 @@ def no_data(monkeypatch):
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("what", CALLS)
+@pytest.mark.slow
 def test_a_place_that_cannot_be_written_is_told_before_data_are_read(
     advcore, root, old, suite, tmp_path, monkeypatch, no_data, command, what
 ):
@@ -471,6 +472,7 @@ def cases(firsts, quick: int) -> list:
 
 
 @pytest.mark.parametrize(("what", "number"), cases(itertools.islice(itertools.cycle(CHANGES), len(NUMBERS)), 6))
+@pytest.mark.slow
 def test_in_the_middle_of_a_run_it_is_a_line_and_what_is_done_is_kept(
     advcore, root, finished, tmp_path, monkeypatch, what, number
 ):

@@ -355,6 +355,7 @@ def digits():
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.slow
 def test_it_trains_on_digits_and_is_probed_for_collapse(name, digits):
     attack, regularizer = METHODS[name]
     with seeded():

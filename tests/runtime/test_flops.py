@@ -2,6 +2,8 @@
 
 import copy
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -289,3 +291,16 @@ def test_a_ledger_of_a_version_that_counted_passes_alone_has_no_sum_of_operation
     fresh = CostLedger()
     fresh.restore(fresh.summarise())
     assert fresh.sum_flops() == 0
+
+
+def test_counting_does_not_import_the_compiler():
+    """Which would take each command most of a second."""
+    lines = (
+        "import sys, torch",
+        "from advcore.runtime.flops import measure_cost",
+        "model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(72, 3))",
+        "cost = measure_cost(model, torch.rand(2, 1, 8, 8), [], to_images=True)",
+        "assert cost.backward == 2 * 2 * 9 * 36 + 2 * 72 * 3",
+        "assert 'torch._dynamo' not in sys.modules",
+    )
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)

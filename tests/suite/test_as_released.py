@@ -18,6 +18,7 @@ BRIEF = ("data.train_size=200", "data.validation=0.1", "data.test_size=20", "mod
     "objective", ["linf", *(pytest.param(name, marks=pytest.mark.slow) for name in ("trades", "l2"))]
 )
 @pytest.mark.parametrize("solver", ["CRAIG", "GradMatch"])
+@pytest.mark.slow
 def test_a_row_as_released_runs_and_replays_blocks_in_stored_order(root, tmp_path, objective, solver):
     suite = load(root / f"benchmarks/suites/papers/table1-{objective}.yaml", "small")
     prepared = prepare(from_dict(override(suite.methods[f"{solver}, as released"], BRIEF)))

@@ -163,6 +163,7 @@ def test_the_plan_is_met_where_every_example_is_near_the_boundary(model, source,
 
 
 @by_plain_kernels
+@pytest.mark.slow
 def test_it_learns_digits_and_every_epoch_is_probed(digits):
     """Accuracies of 144 held-out images, of which a guess has 0.1 right."""
     model = MODELS["small_cnn"](width=8).build(10, digits.train.shape)

@@ -146,6 +146,7 @@ def test_epochs_are_judged_by_an_attack_of_many_steps(source, model, steps):
 
 
 @by_plain_kernels
+@pytest.mark.slow
 def test_it_learns_digits_and_every_epoch_is_probed(digits):
     """Accuracies of 144 held-out images, of which a guess has 0.1 right."""
     model = MODELS["small_cnn"](width=8).build(10, digits.train.shape)

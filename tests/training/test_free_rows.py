@@ -220,6 +220,7 @@ def test_the_weights_that_are_moved_for_an_update_are_those_of_its_rows(plain, s
 @pytest.mark.parametrize("solver", [GradMatch(), Craig()], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("refresh", [None, Refresh(share=0.3)], ids=["kept", "refreshed"])
 @by_plain_kernels
+@pytest.mark.slow
 def test_the_ledger_equals_the_plan_and_a_selection_costs_nothing(model, source, objective, partition, solver, refresh):
     made = trainer(solver, objective, selection={"partition": partition, "refresh": refresh})
     planned = plan_parts(made, N)

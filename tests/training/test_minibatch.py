@@ -204,6 +204,7 @@ def test_at_budget_one_a_coreset_run_with_a_rule_is_the_run_on_all_data(model, s
 
 @pytest.mark.parametrize("name", RULES)
 @by_plain_kernels
+@pytest.mark.slow
 def test_same_seed_same_bits(model, source, name):
     rule = RULES[name](**({"warm_up": 1} if name in WARMED_UP else {}))
     made = trainer(rule, solver=GradMatch(), budget=0.5, batch_size=32)
@@ -336,7 +337,7 @@ def test_scores_are_those_of_autograd_one_example_at_a_time(model, source):
     assert torch.equal(look.residuals, residuals(Standard(), one.y, {"clean": z})["clean"])
 
 
-@pytest.mark.parametrize("name", [name for name, kind in RULES.items() if not is_reattack(kind())])
+@pytest.mark.parametrize("name", [name for name in IN_BATCHES if not is_reattack(RULES[name]())])
 def test_scoring_touches_neither_batchnorm_nor_modes_nor_random_states(model, source, name):
     """Looking alone: what is left is one update, whose batch BatchNorm counts once per forward pass."""
     settings = {"clean": 0.0, "warm_up": 0} if name in ATTACKS else {"replays": 1} if name == "free" else {}

@@ -96,6 +96,7 @@ def test_an_epoch_costs_the_closed_form(model, source, name, objective, correcti
     {"kept": None, "reset": 2},
 )
 @by_plain_kernels
+@pytest.mark.slow
 def test_the_ledger_is_the_plan_on_all_data_and_on_a_coreset(model, source, name, objective, attack, solver, reset):
     made = trainer(
         REATTACKS[name], objective, attack=attack, solver=solver, epochs=5, memory=Memory(reset=reset), batch_size=40
@@ -126,6 +127,7 @@ def test_the_newcomers_of_a_new_coreset_cost_at_most_what_is_planned(model, sour
     {"plain": False, "corrected": True},
 )
 @by_plain_kernels
+@pytest.mark.slow
 def test_at_rho_one_it_is_the_run_without_a_rule_bitwise(model, source, name, objective, correction):
     rule = dataclasses.replace(REATTACKS[name], rho=1.0, clean=0.0)
     rule = corrected(rule) if correction else rule

@@ -177,6 +177,7 @@ class Signal:
 
 @pytest.mark.case("A2", "C1")
 @each_run
+@pytest.mark.slow
 def test_stopped_again_and_again_it_ends_where_the_undisturbed_run_ends(net, source, tmp_path, monkeypatch, name):
     made = trainer(**RUNS[name])
     undisturbed = fit(made, net, source)

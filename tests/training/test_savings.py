@@ -333,6 +333,7 @@ def test_nobody_watching_few_steps_is_an_event(model, source, attack):
     {"selecting in full": None, "selecting by one step": 1},
 )
 @by_plain_kernels
+@pytest.mark.slow
 def test_the_ledger_of_every_combination_is_the_plan(model, source, objective, solver, rule, schedule, selecting):
     if rule and rule.single_image and len(objective.passes) > 1:
         pytest.skip("the rule refuses this objective")

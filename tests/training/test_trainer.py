@@ -44,6 +44,7 @@ def equal(a: dict, b: dict) -> bool:
 @pytest.mark.case("A1", "A6")
 @pytest.mark.parametrize("objective", [Pgd(), Trades()], ids=lambda o: type(o).__name__)
 @pytest.mark.parametrize("solver", [Random(), Craig(), GradMatch(), EasyCore()], ids=lambda s: type(s).__name__)
+@pytest.mark.slow
 def test_same_seed_same_bits_whatever_the_global_state(model, source, solver, objective):
     made = trainer(solver, objective, period=None, batch_size=32)
     one = made.fit(copy.deepcopy(model), source, source, seed=1)
