@@ -200,6 +200,7 @@ RUNS = {
         memory=Memory(precision="float16"),
     ),
     "rows from training": lambda: selecting(
+        schedule=Schedule(epochs=6, budget=0.4, warm_start=0.5, period=2),
         selector=AdversarialCoreset(
             objective=Trades(beta=3.0),
             attack=ATTACK,
