@@ -210,7 +210,7 @@ RUNS = {
             block_size=20,
             rows_from="training",
             refresh=Refresh(share=0.3),
-        )
+        ),
     ),
     "pool": lambda: trainer(objective=Pgd(), attack=LinfPGD(eps=0.1, steps=2, start="remembered")),
     "chosen from a pool": lambda: trainer(

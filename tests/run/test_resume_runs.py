@@ -487,7 +487,7 @@ def train_with_workers(folder: Path) -> None:
 @pytest.mark.slow
 def test_killed_20_times_a_run_ends_as_if_it_had_not_been(advcore, root, tiny, tmp_path):
     """SIGKILL at random moments, some before the first state, most a while after a new one; gone on with each time."""
-    command = arguments_of(root, tiny, "training.epochs=60")
+    command = arguments_of(root, tiny, "training.epochs=150")
     assert advcore(*command, "--out", tmp_path / "undisturbed")[0] == 0
     run, generator, kills = tmp_path / "run", random.Random(0), 0
     while kills < 20:
