@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from advcore import distributed
-from advcore.attacks.base import Attack, take_input_gradient, to_full_precision
-from advcore.attacks.geometry import draw_linf, measure_linf, project_linf, step_linf
+from advcore.attacks.base import take_input_gradient, to_full_precision
+from advcore.attacks.geometry import draw_linf, project_linf, step_linf
 from advcore.attacks.memory import Augmentation, Memory, Perturbations
-from advcore.attacks.pgd import LinfPGD, check_radius
-from advcore.errors import SettingProblem, check_positive, check_within, unless
+from advcore.attacks.single_step import SingleStep
+from advcore.errors import SettingProblem, check_within
 from advcore.rng import Stream
 from advcore.settings import setting, settings
 from advcore.types import Loss
@@ -78,7 +78,7 @@ class MomentumMemory(Perturbations):
 
 
 @settings
-class FGSMMEP(Attack):
+class FGSMMEP(SingleStep):
     """FGSM from a start that momentum moves from epoch to epoch; projected, and for training.
 
     The start p and the momentum m of an example are remembered (`training.memory`), from a uniform p and m = 0. With
@@ -104,28 +104,18 @@ class FGSMMEP(Attack):
     eps: float = setting(unit="pixels")
     step_size: float | None = setting(default=None, unit="as eps")
     decay: float = setting(default=0.3, unit="share")
-    norm: ClassVar[str] = "linf"
-    few_steps: ClassVar[bool] = True
     remembers: ClassVar[bool] = True
-    elementwise: ClassVar[bool] = True
-    example: ClassVar = {"eps": 8 / 255}
     storage: ClassVar[type[Perturbations]] = MomentumMemory
     tensors: ClassVar[int] = 2
     memory: ClassVar[Perturbations | None] = None  # a field once there is one (`with_memory`)
 
-    def _check_eps(self) -> SettingProblem | None:
-        return check_radius(self.eps, 1.0)
+    described_settings: ClassVar[tuple[str, ...]] = ("decay",)
 
     def _check_more(self) -> list[SettingProblem | None]:
         return [
-            unless(self.step_size is None, check_positive("step_size", self.step_size, "leave it out for eps")),
+            self._check_step_size(),
             check_within("decay", self.decay, low=0, high=0.999),
         ]
-
-    @property
-    def length(self) -> float:
-        """Length of the step, in pixel units."""
-        return self.eps if self.step_size is None else self.step_size
 
     def find_start(self, x: Tensor, generator: Stream) -> Tensor:
         """Return the points (B, C, H, W) at which a call takes its gradient."""
@@ -148,33 +138,8 @@ class FGSMMEP(Attack):
     def _move(self, start: Tensor, direction: Tensor, x: Tensor) -> Tensor:
         return project_linf(step_linf(start, direction, self.length), x, self.eps)
 
-    def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        return measure_linf(x, x_adv) - self.eps
-
     def with_memory(self, memory: Perturbations | None) -> Self:
         return self._attach(memory=memory)
-
-    def scale(self, fraction: float) -> Self:
-        return self.with_settings(eps=self.eps * fraction, step_size=self.length * fraction or None)
-
-    def passes(self) -> tuple[int, int]:
-        return 1, 1
-
-    def reference(self, steps: int) -> LinfPGD:
-        return LinfPGD(eps=self.eps, steps=steps)
-
-    def probe(self) -> LinfPGD:
-        return self.reference(1).probe()
-
-    def describe(self) -> dict[str, object]:
-        return {
-            "norm": self.norm,
-            "eps": self.eps,
-            "steps": 1,
-            "step_size": self.length,
-            "restarts": 1,
-            "decay": self.decay,
-        }
 
 
 def normalise_gradient(gradient: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import sub
 from typing import Any
 
@@ -100,12 +101,7 @@ def measure_cost(model: nn.Module, x: Tensor, trained: Sequence[nn.Parameter], *
     Cost: forward and backward passes of five images.
     """
 
-    def run(images: Tensor) -> tuple[int, int]:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        return _count_operations(model, images, trained)
-
-    return _measure_each(run, model, x, is_leaf=to_images)
+    return _measure_each(partial(_count_operations, model, trained), model, trained, x, is_leaf=to_images)
 
 
 def measure_double(model: nn.Module, x: Tensor, trained: Sequence[nn.Parameter]) -> PassCost:
@@ -116,19 +112,26 @@ def measure_double(model: nn.Module, x: Tensor, trained: Sequence[nn.Parameter])
     """
 
     def run(images: Tensor) -> tuple[int, int]:
-        for parameter in trained:
-            parameter.requires_grad_(True)
         losses = read_logits(model(images.clone()), len(images)).logsumexp(1)
         (gradient,) = torch.autograd.grad(losses.sum(), images, create_graph=True)
         with _count() as backward:
             torch.autograd.grad(gradient.square().sum(), trained, allow_unused=True)
         return 0, backward.get_total_flops()
 
-    return _measure_each(run, model, x, is_leaf=True)
+    return _measure_each(run, model, trained, x, is_leaf=True)
 
 
-def _measure_each(run: Callable[[Tensor], tuple[int, int]], model: nn.Module, x: Tensor, *, is_leaf: bool) -> PassCost:
+def _measure_each(
+    run: Callable[[Tensor], tuple[int, int]],
+    model: nn.Module,
+    trained: Sequence[nn.Parameter],
+    x: Tensor,
+    *,
+    is_leaf: bool,
+) -> PassCost:
     """Return what `run` counts more for one more image; whatever it raises is the problem of the cost.
+
+    While it runs, the parameters `trained` require gradients, and no others.
 
     torch refuses to count, or to differentiate twice, by many errors. Of what a network raises itself, its next pass
     tells.
@@ -137,6 +140,8 @@ def _measure_each(run: Callable[[Tensor], tuple[int, int]], model: nn.Module, x:
     for has_hooks in (False, True):
         try:
             with _run_plainly(model, has_hooks=has_hooks):
+                for parameter in trained:
+                    parameter.requires_grad_(True)
                 fewer, more = (run(_make_images(x, size, is_leaf=is_leaf)) for size in _SIZES)
         except Exception as error:
             problem = problem or describe_exception(error)
@@ -182,7 +187,7 @@ def _run_plainly(model: nn.Module, *, has_hooks: bool) -> Iterator[None]:
         yield
 
 
-def _count_operations(model: nn.Module, images: Tensor, trained: Sequence[nn.Parameter]) -> tuple[int, int]:
+def _count_operations(model: nn.Module, trained: Sequence[nn.Parameter], images: Tensor) -> tuple[int, int]:
     """Return the operations of a forward and of a backward pass of images, of a borrowed model."""
     with _count() as forward:
         logits = read_logits(model(images.clone()), len(images))
