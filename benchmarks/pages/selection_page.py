@@ -179,6 +179,8 @@ def study_text(
     verdicts: Sequence[str] = (),
 ) -> str:
     """A page of one or several suites: what is beyond chance, then each suite's tables and answers."""
+    if not sections:
+        return f"{head}\nThere is no record yet: [schedule](schedule.md).\n"
     tested = test(sections, questions)
     lines = [head, *verdicts, "", "In short, checkpoint `last`:", ""]
     for title, found in sections.items():
@@ -207,6 +209,8 @@ def reattack_text(sections: Mapping[str, Groups]) -> str:
 def free_rows_text(sections: Mapping[str, Groups]) -> str:
     """benchmarks/free_rows.md."""
     page = study_text(FREE_ROWS_HEAD, sections, FREE_ROWS, "all")
+    if not sections:
+        return page
     tables = [f"{title}:\n\n{staleness_table(found)}\n" for title, found in sections.items()]
     return "\n".join([page, "## How stale the rows are", "", STALENESS, "", *tables])
 

@@ -35,8 +35,8 @@ STRONG = ("main-strong", "main-mnist-strong")
 """Their fronts before AutoAttack."""
 REATTACK, FREE_ROWS = ("reattack-mnist", "reattack-cifar10"), ("free-rows",)
 POOLS = ("pools", "pools-redundant")
-SELECTION = {"reattack_study": REATTACK, "free_rows": FREE_ROWS, "pools": POOLS}
-"""Pages of what selection can pay, and their suites."""
+SELECTION = {"reattack": REATTACK, "free rows": FREE_ROWS, "pools": POOLS}
+"""Studies of what selection can pay, and their suites."""
 
 
 @functools.cache
@@ -110,17 +110,15 @@ def list_sections(suites: Iterable[str]) -> dict[str, dict[str, list[RunRecord]]
 
 
 def selection_texts() -> dict[str, str]:
-    """The pages of what selection can pay, by their files' names, of the suites that have records."""
-    texts = {}
+    """The pages of what selection can pay, by their files' names."""
     reattack, free_rows, pools = map(list_sections, SELECTION.values())
-    if reattack:
-        texts["reattack_study.md"] = selection_page.reattack_text(reattack)
-    if free_rows:
-        texts["free_rows.md"] = selection_page.free_rows_text(free_rows)
-    if pools:
-        wrong = read_json(RECORDS / "pool_teacher.json")["wrong"]["pools"]
-        texts["pools.md"] = selection_page.pools_text(pools, wrong)
-    return texts | {"headroom.md": headroom_page.text(list_points())}
+    wrong = read_json(RECORDS / "pool_teacher.json")["wrong"]["pools"]
+    return {
+        "reattack_study.md": selection_page.reattack_text(reattack),
+        "free_rows.md": selection_page.free_rows_text(free_rows),
+        "pools.md": selection_page.pools_text(pools, wrong),
+        "headroom.md": headroom_page.text(list_points()),
+    }
 
 
 def list_points() -> list[headroom_page.Point]:
