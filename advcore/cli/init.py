@@ -14,7 +14,7 @@ def init(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="A folder of images (train/CLASS/ and test/CLASS/), an .npz file, or a folder of .npz or parquet files.",
+            help="A folder of images (train/CLASS, test/CLASS), an .npz file, or a folder of .npz or parquet files.",
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="Run file to write; by default NAME.yaml in this folder.")] = None,

@@ -157,13 +157,14 @@ data: {$data}
 # $about_model
 model: {$model}
 
-# TRADES weighs robust against clean accuracy: beta 6 is usual, 1 gives more clean accuracy. {name: pgd} trains on attacked images alone.
+# TRADES weighs robust against clean accuracy: beta 6 is usual, 1 gives more clean accuracy.
+# {name: pgd} trains on attacked images alone.
 objective: {name: trades, beta: 6}
 
 # $about_eps
 attack: {name: linf_pgd, eps: $eps, steps: 10}
 
-# Half of the images, chosen anew every 5 epochs, at about half the cost of full training. Leave it out (selection: null) for full training.
+# Half of the images, chosen anew every 5 epochs; `selection: null` trains on all of them.
 # A cheaper attack on all images is often the better saving: `advcore check $file --cost 0.3` lists both.
 selection: {solver: {name: gradmatch}, budget: 0.5, period: 5}
 
