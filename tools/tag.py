@@ -1,8 +1,8 @@
 """Tag a release: python tools/tag.py [--dry-run] makes the annotated tag vVERSION of the present commit.
 
-It refuses unless all of this holds: nothing is uncommitted; the version is the newest of CHANGELOG.md, with a date, and
-nothing stands under Unreleased; CITATION.cff says the same; the badges are fresh; there is no such tag; and
-`make test` and `make lint` pass. --dry-run runs all checks and makes no tag. The tag's message is the changelog's entry.
+It refuses unless nothing is uncommitted; the version is the newest of CHANGELOG.md, with a date, and nothing stands under
+Unreleased; CITATION.cff says the same; the badges are fresh; there is no such tag; and `make test` and `make lint` pass.
+--dry-run runs all checks and makes no tag. The tag's message is the changelog's entry.
 """
 
 import re
@@ -37,7 +37,8 @@ def find_problems(root: Path) -> list[str]:
         "CHANGELOG.md must begin with Unreleased, which must be empty": (
             unreleased["version"] == "Unreleased" and not unreleased["text"].strip()
         ),
-        f"the newest entry of CHANGELOG.md must be [{version}], got [{newest['version']}]": newest["version"] == version,
+        f"the newest entry of CHANGELOG.md must be [{version}], got [{newest['version']}]": newest["version"]
+        == version,
         f"the entry of {newest['version']} must have a date": bool(newest["date"]),
         f"CITATION.cff must say version: {version}": f"\nversion: {version}\n" in citation,
         f"CITATION.cff must say date-released: {newest['date']}": f"\ndate-released: {newest['date']}\n" in citation,
