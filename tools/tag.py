@@ -1,8 +1,8 @@
 """Tag a release: python tools/tag.py [--dry-run] makes the annotated tag vVERSION of the present commit.
 
-It refuses unless nothing is uncommitted; the version is the newest of CHANGELOG.md, with a date, and nothing stands under
-Unreleased; CITATION.cff says the same; the badges are fresh; there is no such tag; and `make test` and `make lint` pass.
---dry-run runs all checks and makes no tag. The tag's message is the changelog's entry.
+It refuses unless nothing is uncommitted; the version is the newest of CHANGELOG.md, with a date, and nothing stands
+under Unreleased; CITATION.cff says the same; the badges are fresh; there is no such tag; and `make test` and
+`make lint` pass. --dry-run runs all checks and makes no tag. The tag's message is the changelog's entry.
 """
 
 import re
