@@ -2,8 +2,9 @@
 
 python benchmarks/measure/throughput.py [--quick]
 
-One thread, bfloat16 and channels last, batches of 64 (ResNet-18: 8), one attack step and seven. Processor time, not the clock's: other
-processes then matter little. Networks take turns; medians. The record goes to benchmarks/records/throughput.json.
+One thread, bfloat16 and channels last, batches of 64 (ResNet-18: 8), one attack step and seven. Processor time, not
+the clock's: other processes then matter little. Networks take turns; medians. The record goes to
+benchmarks/records/throughput.json.
 """
 
 import os
