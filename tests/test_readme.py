@@ -79,7 +79,7 @@ def test_the_page_of_diagnostics_comes_from_its_record(script):
 
 
 def test_the_front_page_begins_with_what_it_is_the_picture_and_a_command(root, tables):
-    """In 40 lines: what it is, for whom, what to type first, what half the cost loses; short, with at most two tables."""
+    """In 40 lines: what it is, for whom, what to type first, what half the cost loses; at most two tables in all."""
     lines = (root / "README.md").read_text().splitlines()
     first = "\n".join(lines[:40])
     assert len(lines) <= 160
