@@ -55,7 +55,7 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE.py",
-        help="Run this file of yours, which registers models or methods; may be given several times.",
+        help="Run this Python file first; it registers models or methods. Can be repeated.",
         callback=_load_plugins,
     ),
 ]
@@ -64,7 +64,7 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="A.B=C",
-        help="Override one setting; may be given several times.",
+        help="Override one setting. Can be repeated.",
         callback=_check_overrides,
     ),
 ]

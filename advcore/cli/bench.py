@@ -19,23 +19,26 @@ _Table = Annotated[bool, typer.Option("--table", help="Run nothing; print the ta
 
 def bench(
     file: Annotated[
-        Path, typer.Argument(metavar="SUITE", help="A suite (YAML), as docs/bench.md describes.", callback=check_file)
+        Path,
+        typer.Argument(metavar="SUITE", help="A suite file (YAML), described in docs/bench.md.", callback=check_file),
     ],
-    size: Annotated[str | None, typer.Option(help="Size to run, one of those that the suite names.")] = None,
-    jobs: Annotated[int, typer.Option(help="Number of runs at the same time; they share the threads.")] = 1,
-    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Run only part I of N, counted from 1.")] = None,
+    size: Annotated[str | None, typer.Option(help="Size to run, one of those defined in the suite.")] = None,
+    jobs: Annotated[int, typer.Option(help="Number of simultaneous runs; they share the CPU threads.")] = 1,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Run only part I of N, counting from 1.")] = None,
     seconds: Annotated[
         float | None, typer.Option(help="Stop after N seconds; progress is saved, rerun the same command to continue.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the records; by default the one in the suite.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the records; by default the one named in the suite.")
+    ] = None,
     engine: Annotated[str, typer.Option(help="Where runs are executed: local, or ray for a cluster.")] = "local",
     set_: Overrides = None,
     plugin: Plugins = None,
     table: _Table = False,
 ) -> None:
-    """Run SUITE's methods with all its seeds and compare them.
+    """Run all methods of SUITE with all its seeds and compare them.
 
-    Baselines of the same cost are added: what one would do instead.
+    Baselines of the same cost are added: random subsets, fewer epochs, fewer attack steps.
     """
     from advcore.suite import bench as runner
     from advcore.suite.runs import shard as take_part

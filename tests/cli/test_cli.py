@@ -446,10 +446,10 @@ def test_check_offers_settings_for_a_cost(advcore, root):
     assert "gradient_matching" not in out and "margin, attacking" in out
     costs = [float(cell) for cell in (row.split("│")[-2] for row in rows) if cell.strip()]  # long cells fold
     assert len(costs) > 10 and max(costs) <= 0.2
-    assert out.splitlines()[-2] == "attack.start: remembered takes no more passes (docs/savings.md)"
+    assert out.splitlines()[-2] == "attack.start: remembered costs no extra passes (docs/savings.md)"
     remembered = sets("attack={name: linf_pgd, eps: 0.1, steps: 5, start: remembered}")
     code, out, _ = advcore("check", root / "experiments/trades_gradmatch.yaml", "--cost", "0.2", *remembered)
-    assert code == 0 and "takes no more passes" not in out
+    assert code == 0 and "costs no extra passes" not in out
     for cost, part in (("0.001", "at least 0.00"), ("0", "above 0")):
         code, _, err = advcore("check", root / "experiments/trades_gradmatch.yaml", "--cost", cost)
         assert code == 2 and err.count("\n") == 1 and "--cost" in err and part in err
