@@ -167,7 +167,7 @@ def _check_arguments(objective: Objective, attack: Attack | None, x: Tensor, y: 
     are_labels = y.shape == x.shape[:1] and y.dtype == torch.int64
     if takes_mixed_labels(objective) and getattr(attack, "climbs", None) == "own":
         are_labels |= y.ndim == 2 and len(y) == len(x) and y.dtype.is_floating_point
-    require(check(are_labels, "y", f"{len(x)} labels of torch.int64, one an image", f"{y.dtype} {tuple(y.shape)}"))
+    require(check(are_labels, "y", f"{len(x)} labels of torch.int64, one per image", f"{y.dtype} {tuple(y.shape)}"))
     return attack
 
 

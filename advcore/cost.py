@@ -16,7 +16,7 @@ from advcore.runtime.counted import CountedModel
 from advcore.runtime.device import Mark, mark, measure_seconds
 from advcore.runtime.flops import NO_COST, PassCost
 
-_BEFORE = "the run began with a version that counted passes alone"
+_BEFORE = "the run began with a version that counted only passes"
 PHASES = ("attack", "rows", "solve", "scoring", "update", "evaluation")
 
 

@@ -223,7 +223,7 @@ def require_package(package: str, needed_for: str, extra: str | None = None) -> 
 def explain_missing_package(package: str, needed_for: str, extra: str | None, cause: Exception) -> ConfigError:
     """Return the error for a failed import, as `require_package` raises it."""
     target = f'"advcore[{extra}]"' if extra else package
-    reason = f"which does not import ({describe_exception(cause)})"
+    reason = f"which cannot be imported ({describe_exception(cause)})"
     return ConfigError(f"{needed_for} needs the package {package}, {reason}; pip install --upgrade {target}")
 
 

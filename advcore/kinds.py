@@ -199,7 +199,7 @@ def _find_class_problem(setting: str, classes: Sequence[type], value: object) ->
     way_out = _WAYS_OUT.get(setting, "")
     if isinstance(value, type):
         if any(_is_of(kind, value) for kind in classes):
-            way_out = "that is a class: make an object of it"
+            way_out = "that is a class: create an instance"
     elif any(_is_alike(kind, value) for kind in classes):
         return None
     return SettingProblem(setting, f"must be {_describe_classes(classes, value)}", _describe_value(value), way_out)

@@ -106,7 +106,7 @@ class _SuiteBars:
     def on_start(self, run: "Run") -> None:
         self._active[run.slug] = self._progress.add_task(_run_name(run), total=None)
         if self._progress.disable:
-            self._progress.console.print(f"{_run_name(run)}: begun", markup=False)
+            self._progress.console.print(f"{_run_name(run)}: started", markup=False)
 
     def on_line(self, run: "Run", line: str) -> None:
         if any(character.isalnum() for character in line):  # not a table's border

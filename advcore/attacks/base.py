@@ -21,7 +21,7 @@ from advcore.unit_range import check_attackable
 
 # What models do that their own gradient does not survive: a part of torch's message, what it means, and the way out.
 _FAILURES = {
-    "inplace operation": ("one that changes in place what its gradient needs", ""),
+    "inplace operation": ("one that changes tensors in place that its gradient needs", ""),
     "use_reentrant": ("one with checkpoints of use_reentrant=True", "checkpoint with use_reentrant=False"),
 }
 

@@ -41,7 +41,7 @@ class Memory:
     def __post_init__(self) -> None:
         require(
             check_one_of("precision", self.precision, PRECISIONS),
-            unless(self.reset is None, check_at_least("reset", self.reset, 1, "leave it out never to forget")),
+            unless(self.reset is None, check_at_least("reset", self.reset, 1, "omit it to never forget")),
             check_one_of("place", self.place, PLACES),
         )
 

@@ -79,13 +79,13 @@ def _run_part(suite: "Bench", part: list["Run"], *, engine: str, jobs: int, seco
     pending = runner.list_pending(suite, part)
     if pending and engine == "local":
         runner.check_data(pending)
-    typer.echo(f"{suite.folder}: {format_count(len(part), 'run')}, {len(part) - len(pending)} done before")
+    typer.echo(f"{suite.folder}: {format_count(len(part), 'run')}, {len(part) - len(pending)} already done")
     with show_suite(len(pending)) as watcher:
         ended = runner.execute(suite, pending, run_all, seconds=seconds, watcher=watcher)
     if ended["busy"]:
-        typer.echo(f"left to another process: {format_count(len(ended['busy']), 'run')}")
+        typer.echo(f"running in another process: {format_count(len(ended['busy']), 'run')}")
     if ended["stopped"]:
-        typer.echo(f"left: {format_count(len(ended['stopped']), 'run')}; rerun the same command to continue")
+        typer.echo(f"not finished: {format_count(len(ended['stopped']), 'run')}; rerun the same command to continue")
     if ended["failed"]:
         typer.echo(f"failed: {format_count(len(ended['failed']), 'run')}; rerun the same command to try again")
     return ended["failed"]

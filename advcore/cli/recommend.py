@@ -33,7 +33,7 @@ def recommend(
 
     check_cost(cost)
     path = out or Path(f"{file.stem}-cost-{cost:g}.yaml")
-    require(check(not path.exists(), "--out", "a file that does not exist yet", str(path), "name another one"))
+    require(check(not path.exists(), "--out", "a file that does not exist yet", str(path), "choose another name"))
     check_writable(path, file=True)
     with refuse_as_setting():
         recommendation = recommend(override(read(file), set_ or ()), cost, load_studies())

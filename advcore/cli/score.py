@@ -85,8 +85,14 @@ def _check_options(
         )
         return
     require(
-        check(score is None, "--score", "left out with --extrapolate", score, "the file of scores says which they are"),
-        check(checkpoint is not None, "--checkpoint", "set with --extrapolate", None, "to weights that make features"),
+        check(score is None, "--score", "left out with --extrapolate", score, "the file records which score it holds"),
+        check(
+            checkpoint is not None,
+            "--checkpoint",
+            "set with --extrapolate",
+            None,
+            "to weights of a model for the features",
+        ),
     )
 
 

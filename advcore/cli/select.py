@@ -31,7 +31,7 @@ def select(
     with processes.check_together():
         config = load(file, set_ or ())
         if config.selection is None:
-            raise ConfigError(must("selection", "set in a file that is to select", None))
+            raise ConfigError(must("selection", "set in the run file", None))
         arguments.check_arrays_file(out)
         prepared = prepare.prepare(config, initial=False)
         weights.load_state(prepared.model, checkpoint)

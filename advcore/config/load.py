@@ -67,7 +67,7 @@ def _enter(node: dict | list, key: str, label: str) -> dict | list:
     else:
         inner = node[key]
     if not isinstance(inner, (dict, list)):
-        raise ConfigError(f"{label}: {key} holds {format_value(inner)}, which has no settings of its own")
+        raise ConfigError(f"{label}: {key} holds {format_value(inner)}, which has no settings")
     return inner
 
 
@@ -103,7 +103,7 @@ def _drop_budget_beside_cost(raw: object) -> tuple[object, list[SettingProblem]]
     match raw:
         case {"selection": {"cost": cost, **selection}, **rest} if cost is not None:
             budget = selection.pop("budget", None)
-            conflict = must("selection.cost", "null beside a budget", cost, "set selection.budget to null")
+            conflict = must("selection.cost", "null if a budget is given", cost, "set selection.budget to null")
             return {**rest, "selection": {**selection, "cost": cost}}, [conflict] if budget is not None else []
     return raw, []
 

@@ -103,7 +103,7 @@ def _read_entry(entry: "ErrorDetails") -> list[SettingProblem]:
             return [SettingProblem(path, "is missing", way_out="it has no default")]
         case "union_tag_invalid":
             names = [name for name in _list_choices(kind) if name]
-            way_out = suggest_name(got["name"], names) or "a name of your own comes with --plugin FILE.py"
+            way_out = suggest_name(got["name"], names) or "register a name of your own with --plugin FILE.py"
             return [must(f"{path}.name", f"one of {', '.join(names)}", got["name"], way_out)]
         case "union_tag_not_found":
             return [must(path, "a mapping with a name", got)]

@@ -147,7 +147,10 @@ class SelectionConfig(SelectionSettings):
             *Schedule.find_problems(self),
             unless(self.cost is None, check_positive("cost", self.cost, "it is relative to full training")),
             check(
-                self.cost is None or self.budget == SelectionSettings.budget, "cost", "null beside a budget", self.cost
+                self.cost is None or self.budget == SelectionSettings.budget,
+                "cost",
+                "null if a budget is given",
+                self.cost,
             ),
             check_at_least("probe_epochs", self.probe_epochs, 0),
         ]
@@ -237,7 +240,7 @@ class CheckpointConfig:
     def __post_init__(self) -> None:
         require(
             check_at_least("period", self.period, 1),
-            check_at_least("kept", self.kept, 2, "there must be another where the newest is damaged"),
+            check_at_least("kept", self.kept, 2, "an older one is needed if the newest is damaged"),
         )
 
 
@@ -272,7 +275,7 @@ class RunConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        way_out = "write at most 100 of them" if len(str(self.name)) > 100 else ""
+        way_out = "use at most 100 characters" if len(str(self.name)) > 100 else ""
         is_objective = isinstance(self.objective, tuple(OBJECTIVES.values()))
         require(
             check(NAME.fullmatch(self.name), "name", "letters, digits, '.', '-' and '_'", self.name, way_out),
@@ -282,7 +285,7 @@ class RunConfig:
             check_at_least("seed", self.seed, -LARGEST_SEED, most=LARGEST_SEED),
             describe_mismatch(self.objective, self.attack) if is_objective else None,
             *(
-                must(f"tracking.{i}.name", "a tracker that does not stand before it", find_tracker_name(tracker))
+                must(f"tracking.{i}.name", "a tracker that is not in the list already", find_tracker_name(tracker))
                 for i, tracker in enumerate(self.tracking)
                 if type(tracker) in map(type, self.tracking[:i])
             ),

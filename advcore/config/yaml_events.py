@@ -144,9 +144,9 @@ class _Meter:
         text = self._open[0]
         if text.values > MOST_VALUES or text.characters > MOST_CHARACTERS:
             limit = f"at most {MOST_VALUES:,} values and {MOST_CHARACTERS:,} characters"
-            raise make_error_at(event, f"a text must hold {limit}, where aliases are followed")
+            raise make_error_at(event, f"a text must hold {limit}, with aliases expanded")
         if text.levels > DEEPEST + 1:
-            raise make_error_at(event, f"settings must be nested at most {DEEPEST} deep, where aliases are followed")
+            raise make_error_at(event, f"settings must be nested at most {DEEPEST} deep, with aliases expanded")
         if isinstance(event, yaml.CollectionStartEvent):
             self._open.append(size)
 
@@ -155,7 +155,7 @@ class _Meter:
         if isinstance(event, yaml.AliasEvent):
             return self._find_size(event)
         if event.anchor in self._sizes:
-            raise make_error_at(event, f"the anchor {format_value(event.anchor)} stands twice; rename one")
+            raise make_error_at(event, f"the anchor {format_value(event.anchor)} is defined twice; rename one")
         size = _Size(values=1, levels=1)
         if isinstance(event, yaml.ScalarEvent):
             size = _Size(values=1, characters=len(event.value))
@@ -169,5 +169,5 @@ class _Meter:
         if size is None:
             raise make_error_at(alias, f"the alias {format_value(alias.anchor)} has no anchor before it")
         if any(size is outer for outer in self._open):
-            raise make_error_at(alias, "an alias must not stand inside what it means")
+            raise make_error_at(alias, "an alias must not appear inside the value of its own anchor")
         return size

@@ -115,7 +115,7 @@ class _Builder:
     def _build_value(self, event: yaml.NodeEvent) -> Value:
         value = self._build_node(event)
         if value is _Merge.KEY:
-            raise make_error_at(event, "<< must be the key of a merge; put it into quotes where it is text")
+            raise make_error_at(event, "<< must be the key of a merge; put it in quotes if it is text")
         return value
 
     def _build_node(self, event: yaml.NodeEvent) -> Node:
@@ -149,7 +149,7 @@ class _Builder:
             key_names = _list_names(key)
             if key_names & names:
                 text = "<<" if key is _Merge.KEY else key
-                raise make_error_at(key_event, f"the key {format_value(text)} stands twice; keep one")
+                raise make_error_at(key_event, f"the key {format_value(text)} appears twice; keep one")
             names |= key_names
             value_event = next(self._next_entries())
             value = self._build_value(value_event)
@@ -209,7 +209,7 @@ def _read_scalar(event: yaml.ScalarEvent) -> Scalar | _Merge:
     """Return quoted text and blocks unchanged, and a plain scalar as a constant, a number or text."""
     text: str = event.value
     if _UNFIT.search(text):
-        raise make_error_at(event, "text must be characters without NUL or half of a pair")
+        raise make_error_at(event, "text must not contain NUL or unpaired surrogates")
     if not event.implicit[0]:  # quoted text, or a block
         return text
     if text == "<<":

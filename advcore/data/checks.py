@@ -63,8 +63,8 @@ def refuse_changes(source: Source) -> None:
     changed = source.list_changed()
     if changed:
         raise DataError(
-            f"the image of example {changed[0]} must be the same at each reading, got other pixels when it was read "
-            f"again ({len(changed)} of {min(SAMPLE, len(source))} examples looked at changed); select and score on the "
+            f"the image of example {changed[0]} must be the same each time it is read, got other pixels the second "
+            f"time ({len(changed)} of {min(SAMPLE, len(source))} examples checked changed); select and score on the "
             "plain, un-augmented view, and augment in training alone (`augment` of the trainer)"
         )
 

@@ -116,7 +116,7 @@ def _check_tiff(image: "Image.Image") -> None:
         return
     pages = getattr(image, "n_frames", 1)
     if pages > 1:
-        raise DataError(f"it must be one image, got {pages} pages; save the one that is meant as a file of its own")
+        raise DataError(f"it must be one image, got {pages} pages; save the intended one as a separate file")
     if _SIGNED in _read_tag(image, _SAMPLE_FORMAT):
         raise DataError("its pixels must be unsigned, got signed whole numbers; save it with 8 or 16 unsigned bits")
 

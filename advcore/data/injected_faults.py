@@ -87,7 +87,7 @@ def _draw_origins(labels: Tensor, part: Tensor, share: float, stream: Stream) ->
         origin[replaced] = copied[torch.arange(len(replaced)) % len(copied)]
     copies = int((origin != torch.arange(len(origin))).sum())
     if copies < wanted:
-        log.warning("planted.duplicates: %d copies instead of %d, as one example of each class stays", copies, wanted)
+        log.warning("planted.duplicates: %d copies instead of %d, as one example of each class is kept", copies, wanted)
     return origin
 
 

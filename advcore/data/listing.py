@@ -38,7 +38,7 @@ def find_folders(parent: Path) -> dict[str, Path]:
     for path in sorted(path for path in parent.iterdir() if path.is_dir()):
         name = normalise(path.name)
         if name in folders:
-            raise DataError(f"{parent} must hold each name once, got {name!r} in two ways of writing; join the two")
+            raise DataError(f"{parent} must hold each name once, got {name!r} in two spellings; merge the two")
         folders[name] = path
     return folders
 
@@ -57,11 +57,11 @@ def check_shards(files: list[Path]) -> None:
         shards[match["name"], match["total"]].append(int(match["number"]))
     others = [file.name for file in files if not _SHARD.match(file.name)]
     if shards and others:
-        rule = "only the files that are numbered (-of-), or only others"
-        raise DataError(f"{folder} must hold {rule}, got {others[:5]} beside them; remove those that are not meant")
+        rule = "either numbered files (-of-) or unnumbered ones"
+        raise DataError(f"{folder} must hold {rule}, got both, such as {others[:5]}; remove the unwanted ones")
     if len(shards) > 1:
         sets = " and ".join(f"{name}-*-of-{total}" for name, total in sorted(shards))
-        raise DataError(f"{folder} must hold the files of one set, got {sets}; remove those that are not meant")
+        raise DataError(f"{folder} must hold the files of one set, got {sets}; remove the unwanted ones")
     for (name, total), numbers in shards.items():
         start = int(int(total) in numbers)  # some count from 1
         missing = sorted({*range(start, start + int(total))} - {*numbers})
@@ -88,7 +88,7 @@ class Listing:
         """Note the files that are beside the classes' folders, and hidden folders, which are no classes."""
         for entry, _ in self._scan(str(self.root), os.path.realpath(self.root)):
             if not entry.is_dir():
-                self.left_out["files outside of a class"].append(entry.path)
+                self.left_out["files outside any class"].append(entry.path)
 
     def add_images(self, folder: Path, label: int) -> None:
         """Add the images below a folder of class `label`, sorted by their folders and then by their names.
@@ -102,13 +102,13 @@ class Listing:
         while pending:
             path, real = pending.pop()
             if real in above:
-                self.left_out["links to a folder that they are in"].append(path)
+                self.left_out["links to a folder that contains them"].append(path)
             elif self._is_new(label, path, real):
                 for entry, target in self._scan(path, real):
                     if entry.is_dir():
                         pending.append((entry.path, target))
                     elif not (entry.is_file() and entry.name.lower().endswith(list_endings())):
-                        self.left_out["files that are no images"].append(entry.path)
+                        self.left_out["files that are not images"].append(entry.path)
                     elif self._is_new(label, entry.path, target):
                         images.append(entry.path)
         self.paths += sorted(images, key=os.path.split)
@@ -126,7 +126,7 @@ class Listing:
             elif os.path.exists(entry.path):
                 yield entry, os.path.realpath(entry.path)
             else:
-                raise DataError(f"{entry.path} must be a file or a folder, got a link to nothing; mend or remove it")
+                raise DataError(f"{entry.path} must be a file or a folder, got a broken link; repair or remove it")
 
     def _is_new(self, label: int, path: str, real: str) -> bool:
         """Remember where a file or folder was met, and return whether that is the first time."""
@@ -138,7 +138,7 @@ class Listing:
             raise DataError(
                 f"{path} must have one class, but is the same as {first}, of another; remove one of the two"
             )
-        self.left_out["links to what is listed already"].append(path)
+        self.left_out["links to files that are already listed"].append(path)
         return False
 
     def describe_left_out(self) -> list[str]:

@@ -19,7 +19,7 @@ from advcore.runtime.signals import hold_signals, ignore_signals
 from advcore.types import digest_labels
 from advcore.unit_range import check_images
 
-_STAY = "an index has to mean one example: draw order, noise and subsets once, before the run, and leave them so"
+_STAY = "an index must always name the same example: draw order, noise and subsets once, before the run"
 _NOTHING = -1  # what a worker reads between two examples
 _UNREAD = torch.iinfo(torch.int64).min  # stands for a label that was not read yet, and is none itself
 _DYING = 2  # seconds that a worker takes to end once its files are closed
@@ -119,7 +119,7 @@ class Streamed(Source):
             i = int(changed.nonzero()[0])
             setting = f"the label of example {int(indices[i])}"
             raise DataError(
-                must(setting, f"the same at each reading, {int(before[i])} at first", int(labels[i]), _STAY)
+                must(setting, f"the same each time it is read, {int(before[i])} at first", int(labels[i]), _STAY)
             )
         self._first_labels[indices] = labels
 

@@ -26,7 +26,7 @@ def name_lost_process() -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         message = (str(error).splitlines() or [type(error).__name__])[0]
-        raise AdvcoreError(f"another process of the run is gone: {message}") from None
+        raise AdvcoreError(f"another process of the run has ended: {message}") from None
 
 
 def carrier_of(tensor: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class AutoAttack:
     def find_classes_problem(self, classes: int) -> SettingProblem | None:
         """Return why this cannot run on a model with this number of classes; None if it can."""
         if classes < 2:
-            return must("version", "left out for a single class", self.version, "there is nothing to be mistaken for")
+            return must("version", "left out for a single class", self.version, "there is no other class to predict")
         needed = _FEWEST_CLASSES.get(self.version, 2)
         if classes >= needed:
             return None

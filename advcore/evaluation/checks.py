@@ -93,12 +93,12 @@ def _look_at_predictions(model: nn.Module, forward: Callable[[Tensor], Tensor], 
     size = _measure_size(logits)
     after = copy_state(model)
     if calls or not all(is_same(name, before[name], after.get(name)) for name in before):
-        flags.append(Flag("dynamic", "the model computes gradients, or changes itself, while it predicts"))
+        flags.append(Flag("dynamic", "the model computes gradients or changes its state during prediction"))
     with torch.no_grad():
         if _differ(forward(x), logits, size):
-            flags.append(Flag("randomised", "the same images get other logits the second time"))
+            flags.append(Flag("randomised", "the same images get different logits in a second pass"))
         elif _differ(_call_in_pieces(forward, 1, x[:8]), logits[:8], size):
-            flags.append(Flag("batch-dependent", "an image gets other logits alone than in a batch"))
+            flags.append(Flag("batch-dependent", "an image gets different logits alone and in a batch"))
     if _are_probabilities(logits):
         flags.append(Flag("softmax", "the model returns probabilities, not logits; gradients vanish"))
     return logits, flags
@@ -143,7 +143,10 @@ def _flag_walk(right: Tensor, robust: Tensor | None) -> list[Flag]:
     regained = _share_regained(right)
     if regained > _REGAINED:
         flags.append(
-            Flag("masked", f"{100 * regained:.0f} % of the images are lost, and right further along their gradient")
+            Flag(
+                "masked",
+                f"{100 * regained:.0f} % of the images are misclassified, but correct further along their gradient",
+            )
         )
     if robust is None:
         return flags
@@ -154,8 +157,8 @@ def _flag_walk(right: Tensor, robust: Tensor | None) -> list[Flag]:
         flags.append(
             Flag(
                 "masked",
-                f"a single step of eps along the gradient leaves {100 * single.accuracy:.0f} % right, and many steps "
-                f"leave {100 * many.accuracy:.0f} %",
+                f"after a single step of eps along the gradient {100 * single.accuracy:.0f} % are correct, after "
+                f"many steps {100 * many.accuracy:.0f} %",
             )
         )
     return flags
@@ -177,7 +180,7 @@ def flag_underflow(model: nn.Module, x: Tensor, y: Tensor) -> list[Flag]:
     share = float(lost.double().mean())
     if share <= _LOST:
         return []
-    text = f"{100 * share:.0f} % of the input gradient's entries are too small for the model's float16, and 0"
+    text = f"{100 * share:.0f} % of the input gradient's entries underflow to 0 in the model's float16"
     return [Flag("underflow", text)]
 
 
@@ -228,8 +231,9 @@ def _flag_scale(by_loss: Tensor, by_margin: Tensor) -> list[Flag]:
     return [
         Flag(
             "scale",
-            f"the logits spread too little for the cross-entropy: of {len(by_loss)} images the same attack on the "
-            f"margin fools {more} more, and {fewer} fewer; take the temperature out of the model, or use autoattack",
+            f"the spread of the logits is too small for the cross-entropy: of {len(by_loss)} images the same "
+            f"attack on the margin fools {more} more, and {fewer} fewer; take the temperature out of the model, or use "
+            "autoattack",
         )
     ]
 

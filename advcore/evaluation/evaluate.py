@@ -191,7 +191,7 @@ def _open_verdicts(sweep: Sweep, task: _Task, part_keys: Sequence[str], path: Pa
     saved = SavedVerdicts(path, keys, identity)
     saved.book_passes(sweep.ledger)
     if task.keep_examples and len(saved):
-        raise ConfigError("keep_examples needs all batches, and some are in the state file already; give a new one")
+        raise ConfigError("keep_examples needs all batches, but some are already in the state file; use a new one")
     return saved
 
 

@@ -155,7 +155,7 @@ def _choose(candidates: Sequence[_Candidate], wanted: float, study: Study) -> _C
     One that costs more, by a factor of `MOST_STRETCH` at most, is run for fewer epochs: the next cheaper one may be far
     less robust. Raises ConfigError where all cost more than that.
     """
-    require(check(candidates, "FILE", f"a file that the recipes of {study.suite} fit", "none that fits"))
+    require(check(candidates, "FILE", f"a file that fits the recipes of {study.suite}", "none that fits"))
     front = [entry for entry in candidates if not any(_is_behind(entry, other) for other in candidates)]
     least = min(entry.cost for entry in front) / MOST_STRETCH
     way_out = f"no cheaper recipe has evidence ({study.suite}); advcore check FILE --cost X lists settings, untested"
@@ -181,7 +181,7 @@ def _fit(chosen: _Candidate, wanted: float, extents: Extents) -> RunConfig:
     least = max(1, math.floor(measured / MOST_STRETCH))
     most = math.floor(measured * MOST_STRETCH)
     costs_at_most = _limit_epochs(config, wanted, extents)
-    way_out = "ask for more, or set more training.epochs"
+    way_out = "raise it, or increase training.epochs"
     rule = f"enough for {format_count(least, 'epoch')} of this recipe"
     require(check(costs_at_most(least), "--cost", rule, wanted, way_out))
     return set_epochs(config, find_largest(costs_at_most, least, most))

@@ -83,8 +83,8 @@ def export(
 
 
 def _list_notes(record: RunRecord, kind: str, coresets: NamedCoresets) -> tuple[str, ...]:
-    unfinished = "the run is not finished: the card tells no accuracy on the test set"
-    no_coresets = "the run has no coresets: it selected none"
+    unfinished = "the run is not finished: the card reports no test accuracy"
+    no_coresets = "the run has no coresets: none were selected"
     notes = {unfinished: kind != "coresets" and not record.finished, no_coresets: kind == "all" and not coresets}
     no_metadata = 'README.md has no metadata for a model hub: that needs pip install "advcore[hf]"'
     notes[no_metadata] = kind != "coresets" and not can_write_metadata()

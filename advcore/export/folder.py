@@ -21,7 +21,7 @@ def check_free(out: Path, overwrite: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (overwrite and out.is_dir() and is_export(out)):
-        way_out = "it is no export, and is left as it is" if overwrite else "pass --overwrite, or another --out"
+        way_out = "it is not an export, and is left unchanged" if overwrite else "pass --overwrite, or another --out"
         raise ConfigError(must("--out", "a new or empty folder", str(out), way_out))
 
 

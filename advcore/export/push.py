@@ -67,5 +67,5 @@ def _explain_failure(folder: Path, repo: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        way_out = f"the export is in {folder}: mend that, then hf upload {repo} {folder}"
+        way_out = f"the export is in {folder}: fix this, then hf upload {repo} {folder}"
         raise AdvcoreError(f"--push {repo}: nothing is uploaded ({describe_exception(error)}); {way_out}") from None

@@ -132,7 +132,7 @@ def _load_coreset(folder: Path, epoch: object) -> Coreset:
         raise CheckpointError(f"the record names no epoch, but {epoch!r}")
     path = folder / "coresets" / f"epoch-{epoch:03d}.npz"
     if not has_pair(path):
-        raise CheckpointError("its file (coresets/epoch-NNN.npz) is not beside the record")
+        raise CheckpointError("its file (coresets/epoch-NNN.npz) is not next to the record")
     check_inside(path.with_suffix(".json"), folder)
     return Coreset.load(check_inside(path, folder))
 
@@ -232,7 +232,7 @@ def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) ->
     if isinstance(prepared.data.train, Pooled):
         kind = "Images of the pool, those"
         place = "the pool"
-    text = f"{kind} of the selection at {coreset.epoch}, numbered as they stand in {place}"
+    text = f"{kind} of the selection at {coreset.epoch}, numbered by their position in {place}"
     if not is_attacked(prepared.config.objective):
         return [parts.Note(f"{text}; this objective is not attacked.")]
     facts = _choose_attack(prepared).describe()

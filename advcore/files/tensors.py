@@ -114,7 +114,7 @@ def _parse_torch_file(content: bytes, path: Path) -> dict[str, Tensor]:
     entries = value.items() if isinstance(value, dict) else ()
     states = {name: state for name, state in (("", value), *entries) if _is_state(state)}
     if len(states) > 1:
-        raise CheckpointError(f"{path} holds several state dicts, {list(states)[:5]}; save the one that is meant alone")
+        raise CheckpointError(f"{path} holds several state dicts, {list(states)[:5]}; save only the intended one")
     if not states:
         raise CheckpointError(f"{path} is not a state dict: it must map names to tensors, and hold one such mapping")
     return next(iter(states.values()))

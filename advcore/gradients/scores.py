@@ -227,8 +227,10 @@ def _define_score(
 SCORES: dict[str, Gradient] = {
     **_define_score("el2n", "norm of softmax - onehot, averaged over epochs", el2n),
     **_define_score("grand", "norm of the last layer's gradient, averaged over epochs", grand),
-    **_define_score("margin", "best other logit less the label's, averaged over epochs", closeness),
-    **_define_score("forgetting", "epochs in which a right example turns wrong", correctness, Forgetting),
+    **_define_score("margin", "largest other logit minus the label's, averaged over epochs", closeness),
+    **_define_score(
+        "forgetting", "epochs in which a correctly classified example becomes misclassified", correctness, Forgetting
+    ),
     **_define_score("instability", "share of epochs misclassified", instability),
     **_define(
         "centre_distance", "distance to the class's mean features", measure=centre_distances, catch=_catch_features

@@ -161,12 +161,14 @@ class AttackSubset:
             check_one_of("correction", self.correction, ("none", "inverse_probability")),
             unless(
                 self.draw != "top" or self.correction != "inverse_probability",
-                must("correction", "none with draw: top", self.correction, "the largest are not drawn"),
+                must("correction", "none with draw: top", self.correction, "top picks the largest without drawing"),
             ),
             check_one_of("rest", self.rest, ("dropped", "remembered")),
             unless(
                 self.rest != "dropped" or self.reads != "last_visit",
-                must("rest", "remembered for a rule that reads the last visit", self.rest, "the dropped have none"),
+                must(
+                    "rest", "remembered for a rule that reads the last visit", self.rest, "dropped examples have none"
+                ),
             ),
             *self._check_more(),
         )
@@ -179,7 +181,7 @@ class AttackSubset:
         """Return what a plan says of the rule."""
         share = f"{100 * self.rho:g} % of each batch"
         if is_reattack(self):
-            return f"attacking {share} again, the rest as remembered"
+            return f"attacking {share} again and reusing the other perturbations"
         return f"attacking {share}"
 
     def needs_scores(self, epoch: int, size: int) -> bool:
@@ -267,7 +269,7 @@ class UpdateSubset:
 
     def describe(self) -> str:
         """Return what a plan says of the rule."""
-        return f"learning from {100 * self.p_up:g} % of each batch's clean and attacked images"
+        return f"training on {100 * self.p_up:g} % of each batch's clean and attacked images"
 
     def choose_share(self, epoch: int, accuracies: list[dict]) -> float:
         """Return the share that this epoch keeps, given the entries of the epochs before it, which hold accuracies."""
@@ -284,7 +286,7 @@ class UpdateSubset:
             number = 2 * len(generator.examples)
             positions = [-1, *kept.tolist(), number]
             is_right = kept.dtype == torch.long and len(kept) and positions == sorted({*positions})
-            rule = f"some of the positions 0 to {number - 1}, rising, as torch.int64"
+            rule = f"some of the positions 0 to {number - 1}, ascending, as torch.int64"
             require(unless(is_right, must(f"what {type(self).__name__} keeps", rule, shorten(str(positions[1:-1])))))
         return kept
 

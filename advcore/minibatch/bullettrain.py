@@ -90,7 +90,9 @@ class BulletTrain(WholeBatch):
         ]
 
     def describe(self) -> str:
-        return f"attacking robust examples by {self.robust_steps} and outliers by {self.outlier_steps} steps; at most"
+        return (
+            f"attacking robust examples with {self.robust_steps} and outliers with {self.outlier_steps} steps; at most"
+        )
 
     def update_average(self, average: float, accuracy: float) -> float:
         """Return the running average of robust accuracies after a batch of which a share `accuracy` withstood."""

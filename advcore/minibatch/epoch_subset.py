@@ -39,7 +39,7 @@ class EpochSubset:
 
     def describe(self) -> str:
         """Return what a plan says of the rule."""
-        return "training on a part of each epoch's examples; at most"
+        return "training on part of each epoch's examples; at most"
 
     def leaves_out(self, epoch: int, epochs: int) -> bool:
         """Return whether an epoch, counted from 0 of `epochs` that run, may leave examples out."""

@@ -55,7 +55,7 @@ class LossRanked(UpdateSubset):
             check_one_of("look", self.look, ("train", "eval")),
             unless(
                 self.look == "eval" or not self.queue,
-                must("look", "eval with queue: true", self.look, "what waited is passed forward when it is used"),
+                must("look", "eval with queue: true", self.look, "queued images are run forward again when used"),
             ),
         ]
 
@@ -71,7 +71,7 @@ class LossRanked(UpdateSubset):
     def describe(self) -> str:
         if not self.needs_validation:
             return super().describe()
-        return "learning from an adaptive share of each batch's clean and attacked images; at most"
+        return "training on an adaptive share of each batch's clean and attacked images; at most"
 
     def choose_share(self, epoch: int, accuracies: list[dict]) -> float:
         if epoch < self.warm_up:

@@ -104,7 +104,7 @@ class ModelSettings:
         if weights.startswith("hub:"):
             is_name = re.fullmatch(r"hub:[\w-][\w.-]*/[\w-][\w.-]*", weights, re.ASCII)
             return check(is_name, "weights", "hub:owner/repository", weights)
-        rule = f"true only beside weights of {', '.join(LIBRARIES)} or hub:owner/repository"
+        rule = f"true only with weights of {', '.join(LIBRARIES)} or hub:owner/repository"
         return check(not self.download, "download", rule, self.weights)
 
     def find_pretrained(self) -> Pretrained | None:

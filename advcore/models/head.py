@@ -81,12 +81,12 @@ def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> Head:
     heads = [key for key, reason in reasons.items() if reason is None]
     if len(heads) > 1:
         got = f"several whose outputs are added: {', '.join(heads)}"
-        raise ConfigError(SettingProblem("head", _RULE, got, "use a single one, on all features at once"))
+        raise ConfigError(SettingProblem("head", _RULE, got, "use a single layer on all features"))
     if not heads:
         missing = _Reason("none with as many outputs as there are logits", "end the model in one")
         if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
             missing = _Reason(
-                "a script of torch.jit, whose layers cannot be told apart", "give the model before it was one"
+                "a torch.jit script, whose layers cannot be inspected", "pass the model before it was scripted"
             )
         reason = next(filter(None, reasons.values()), missing)
         way_out = f"{reason.way_out}; linear layers it has: {names}"
@@ -153,7 +153,7 @@ def _list_parameters(layer: Head) -> list[nn.Parameter]:
 def _find_reason(key: str, layer: Head, calls: _Calls, logits: Tensor) -> _Reason | None:
     """Return why a layer is no head, or None: its parameters' gradient is the one that follows from its input."""
     if calls.count > 1:
-        return _Reason(f"{key}, which is called {calls.count} times", "use a layer of its own for the logits")
+        return _Reason(f"{key}, which is called {calls.count} times", "use a separate layer for the logits")
     if calls.features.ndim != 2 or calls.outputs.numel() != logits.numel():
         return _Reason(f"{key}, which gives {tuple(calls.outputs.shape)}", "pool the features before the last layer")
     try:

@@ -50,7 +50,7 @@ class _ResNet(ModelSettings):
         are_fitting = self.weights != "torchvision" or self.stem == "imagenet"
         require(
             check_one_of("stem", self.stem, ("cifar", "imagenet")),
-            check(are_fitting, "stem", "imagenet beside weights: torchvision", self.stem),
+            check(are_fitting, "stem", "imagenet with weights: torchvision", self.stem),
         )
 
     def list_arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:

@@ -118,7 +118,7 @@ def load_plugins(paths: Iterable[str | Path] = ()) -> None:
     for path in map(Path, paths):
         if str(path.resolve()) not in {plugin.path for plugin in LOADED}:
             is_source = path.suffix == ".py" and path.is_file()
-            require(check(is_source, "--plugin", "a Python file (.py) that is there", str(path)))
+            require(check(is_source, "--plugin", "an existing Python file (.py)", str(path)))
             _load(f"--plugin {path}", partial(_import_file, path.resolve()), option=True)
 
 
@@ -129,7 +129,7 @@ def _load(label: str, run: Callable[[], ModuleType], *, option: bool) -> None:
     except ConfigError as error:
         raise ConfigError(*(problem.inside(f"{label}: ") for problem in error.problems)) from None
     except (Exception, SystemExit) as error:
-        raise PluginError(f"{label} raises {describe_exception(error)}; its own traceback stands above") from error
+        raise PluginError(f"{label} raised {describe_exception(error)}; its traceback is printed above") from error
     path = Path(module.__file__ or "")
     names = [f"{table}: {name}" for table, name in sorted(list_names() - before)]
     LOADED.append(Plugin(str(path), hashlib.sha256(read_bytes(path)).hexdigest(), tuple(names), module, option=option))
@@ -204,12 +204,20 @@ def check_plugins(recorded: Iterable[Mapping[str, object]], *, same_content: boo
         now.setdefault(Path(plugin.path).name, []).append(plugin.sha256)
     for entry in recorded:
         name = Path(str(entry["path"])).name
-        require(check(name in now, "--plugin", f"{name}, with which the run was made", ", ".join(now) or None))
+        require(check(name in now, "--plugin", f"{name}, which the run was started with", ", ".join(now) or None))
         if entry["sha256"] not in now[name]:
             hashes = f"sha256 {str(entry['sha256'])[:12]}, now {' and '.join(sha256[:12] for sha256 in now[name])}"
-            way_out = "use that file again, or begin anew with --overwrite"
-            require(check(not same_content, "--plugin", f"{name} as the run was made with it", hashes, way_out))
-            log.warning("%s has changed since the run was made with it: %s", name, hashes)
+            way_out = "use that file again, or start again with --overwrite"
+            require(
+                check(
+                    not same_content,
+                    "--plugin",
+                    f"{name} with the content that the run was started with",
+                    hashes,
+                    way_out,
+                )
+            )
+            log.warning("%s has changed since the run was started: %s", name, hashes)
 
 
 def warn_of_changes(recorded: Iterable[Mapping[str, object]]) -> None:

@@ -83,8 +83,8 @@ class Regularizer(ABC):
             rule = "null for an objective that has no loss of a single image"
             return must("regularizer", rule, name, "use pgd, or prior_guided")
         if self.needs_starts and not (hasattr(attack, "find_start") and attack.restarts == 1):
-            rule = "null for an attack that has not a single start"
-            return must("regularizer", rule, type(attack).__name__, "use linf_pgd, l2_pgd or fgsm_mep, one restart")
+            rule = "null for an attack without a single start"
+            return must("regularizer", rule, type(attack).__name__, "use linf_pgd, l2_pgd or fgsm_mep with one restart")
         return None
 
 

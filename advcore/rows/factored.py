@@ -48,7 +48,7 @@ class FactoredRows:
         require(check_one_of("kind", self.kind, KINDS))
         lengths = {len(part) for part in self._factors}
         if len(self.residuals) != len(self.features) or len(lengths) != 1:
-            raise DataError(f"rows need one residual and one feature tensor a pass, all of one length, got {lengths}")
+            raise DataError(f"rows need one residual and one feature tensor per pass, all of one length, got {lengths}")
 
     def __len__(self) -> int:
         return len(self.residuals[0])

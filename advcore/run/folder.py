@@ -27,7 +27,9 @@ def choose_folder(
     check_path(path)
     _check_kinds(path)
     if resume and overwrite:
-        raise ConfigError(must("--resume", "without --overwrite", "both", "one goes on, the other starts again"))
+        raise ConfigError(
+            must("--resume", "without --overwrite", "both", "one continues the run, the other starts it again")
+        )
     resume = resume or checkpoints.was_begun_by(path, job)
     if resume and _can_continue(path) or _is_empty(path) or overwrite and path.is_dir():
         return path, resume
@@ -38,7 +40,7 @@ def choose_folder(
 def _check_kinds(path: Path) -> None:
     for name in checkpoints.FOLDERS:
         if (path / name).exists() and not (path / name).is_dir():
-            raise ConfigError(must("--out", f"a folder in which {name} is one", str(path / name), "remove it"))
+            raise ConfigError(must("--out", f"a folder in which {name} is a folder", str(path / name), "remove it"))
     for name in checkpoints.FILES:
         if (path / name).is_dir():
             raise ConfigError(must("--out", f"a folder in which {name} is a file", str(path / name), "remove it"))

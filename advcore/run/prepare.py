@@ -145,7 +145,7 @@ def _settle_budget(config: RunConfig, data: Data, model: nn.Module, budget: floa
     way_out = "an epoch costs the same however few images of the pool are chosen; set selection.budget"
     is_alone = not isinstance(data.train, Pooled)
     require(
-        check(is_alone, "selection.cost", "null beside data.pool", config.selection and config.selection.cost, way_out)
+        check(is_alone, "selection.cost", "null with data.pool", config.selection and config.selection.cost, way_out)
     )
     if budget is not None:
         return replace_cost(config, budget)
@@ -190,7 +190,7 @@ def _try_plugins(config: RunConfig, data: Data, model: nn.Module) -> None:
     with preserve_random_state():
         with build.prefix_problems("data."):
             augmented = augment_images(data.augment, x.clone(), stream)
-            rule = "a function that returns images of their own size"
+            rule = "a function that returns images of the same size"
             require(check(augmented.shape == x.shape, "augment", rule, tuple(augmented.shape)))
         for path, attack in attacks.items():
             objective = None if path.startswith("evaluation.") else config.objective

@@ -197,8 +197,8 @@ def _load_record(path: Path) -> tuple[RunRecord, list[str]]:
         problem = error.__cause__ or error  # without the advice to do what is done here
         _, facts, _ = checkpoints.load_newest(path) or (None, {}, None)
         if "config" not in facts:
-            raise AdvcoreError(f"{problem}, and no state tells more; {checkpoints.advise([error], 'it')}") from None
-        log.warning("%s; going on from the newest state", problem)
+            raise AdvcoreError(f"{problem}, and no state can replace it; {checkpoints.advise([error], 'it')}") from None
+        log.warning("%s; continuing from the newest state", problem)
         settings = {key: facts[key] for key in ("config", "inputs", "plugins") if key in facts}
         settings["config"] = name_old_defaults(facts["config"])
         return RunRecord(name=facts["config"]["name"], **settings, environment={}, plan="", reference={}), [
@@ -223,9 +223,11 @@ def _compare_settings(prepared: Prepared, record: RunRecord) -> list[Change]:
         if change.path == "training.epochs":
             is_free = _appends_epochs(prepared, record)
             plan = prepared.trainer.schedule.describe()
-            way_out = f"more epochs go where no selection is left: the new plan is {plan}"
+            way_out = f"epochs can only be added after the last selection: the new plan is {plan}"
         if not is_free:
-            refused.append(SettingProblem("--resume", "goes on with the settings of the run", str(change), way_out))
+            refused.append(
+                SettingProblem("--resume", "must continue with the settings of the run", str(change), way_out)
+            )
     require(*refused)
     return changed
 

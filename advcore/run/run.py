@@ -149,7 +149,7 @@ def _write_checkpoint(journal: Journal, gather_state: Callable[[], Snapshot]) ->
     try:
         checkpoints.save(journal.path, gather_state, journal.list_facts(), journal.prepared.config.checkpoint.kept)
     except CheckpointError as error:
-        raise AdvcoreError(f"the state that was just written is not what reads back: {error}") from None
+        raise AdvcoreError(f"the state that was just written differs when it is read back: {error}") from None
 
 
 def _evaluate_states(journal: Journal, reporter: Reporter, trained: Trained) -> None:
@@ -185,7 +185,7 @@ def _evaluate_state(journal: Journal, reporter: Reporter, trained: Trained, whic
     try:
         return evaluate_state().as_dict()
     except (CheckpointError, UnsafeFileError) as error:
-        log.warning("%s; evaluating %s anew", error, which)
+        log.warning("%s; evaluating %s again", error, which)
     if distributed.is_first():
         verdicts.unlink()
     return evaluate_state().as_dict()

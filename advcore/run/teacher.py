@@ -110,7 +110,7 @@ def _read_or_predict(path: Path, sha256: str, teacher: Teacher, config: RunConfi
         try:
             save_arrays(path, {"labels": labels.numpy().astype(np.int64)}, {"teacher": sha256, **cost})
         except OSError as error:
-            log.warning("labels of the pool are not kept, and will be predicted again: %s", error)
+            log.warning("labels of the pool are not saved, and will be predicted again: %s", error)
     return labels, cost
 
 

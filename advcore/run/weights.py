@@ -26,7 +26,7 @@ from advcore.version import __version__
 log = logging.getLogger(__name__)
 
 _COUNT = "num_batches_tracked"
-_BARE = "%s has no normalisation; that of the settings stands before it"
+_BARE = "%s has no normalisation; the one from the settings is put in front of it"
 # What torch.compile, FSDP and activation checkpointing add to the names of what they wrap.
 _WRAPPERS = r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\."
 
@@ -65,13 +65,13 @@ def load_initial_weights(
             reshaped = _list_reshaped(strip_wrappers(saved), fitted)
     except OtherModelError as error:
         if error.names <= of_head:
-            raise CheckpointError(f"{error}; model.new_head: true begins with a random head") from None
+            raise CheckpointError(f"{error}; model.new_head: true starts from a random head") from None
         raise
     if is_bare and settings.weights not in LIBRARIES:  # whose normalisation is known, and in the model
         log.warning(_BARE, path)
     state = model.state_dict()
     if settings.mean is not None and not all(torch.equal(state[name], value) for name, value in given):
-        log.warning("%s has a normalisation of its own, which counts in place of model.mean and model.std", path)
+        log.warning("%s has its own normalisation, which replaces model.mean and model.std", path)
     return reshaped
 
 
@@ -146,7 +146,7 @@ def _unwrap_names(saved: State, expected: State, path: Path) -> State | None:
     prefixes = [prefix for prefix in prefixes if all(prefix + name in values for name in names)]
     if len(prefixes) > 1:
         got = " and ".join(repr(prefix) for prefix in prefixes)
-        raise CheckpointError(f"{path} holds the weights under {got}; save the state dict of one of the models alone")
+        raise CheckpointError(f"{path} holds the weights under {got}; save the state dict of only one of the models")
     if not prefixes:
         return None
     (prefix,) = prefixes
@@ -154,7 +154,7 @@ def _unwrap_names(saved: State, expected: State, path: Path) -> State | None:
         return {names.get(name, name): value for name, value in values.items()}
     others = [name for name in values if name.removeprefix(prefix) not in names]
     if others:
-        log.warning("%s: left out what is not of the model under %s: %s", path, prefix, list_first(others, 5))
+        log.warning("%s: left out entries outside the model under %s: %s", path, prefix, list_first(others, 5))
     return {names[name]: values[prefix + name] for name in names}
 
 
@@ -197,7 +197,7 @@ def find_checkpoint(path: Path, which: str = "last", config: RunConfig | None = 
         return Path(which)
     if config is not None and not path.is_dir():
         folder = choose_default_folder(config)
-        hint = f": {folder} is there" if (folder / "record.json").exists() else ""
+        hint = f": {folder} exists" if (folder / "record.json").exists() else ""
         rule = "a file of weights where a run file is evaluated (--checkpoint FILE.safetensors)"
         raise CheckpointError(must("--checkpoint", rule, which, f"or name a run's folder in place of {path}{hint}"))
     file = path / "checkpoints" / f"{which}.safetensors"

@@ -218,4 +218,4 @@ def refuse_other_rows(rows: Rows, n: int) -> None:
         raise DataError(must("rows", f"one row for each of the {n} examples", len(rows)))
     first = find_first_not_finite(rows.squared_norms())
     if first is not None:
-        raise DataError(f"rows must be finite, got NaN or infinity, first at example {first}; measure them anew")
+        raise DataError(f"rows must be finite, got NaN or infinity, first at example {first}; measure them again")

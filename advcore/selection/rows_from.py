@@ -67,7 +67,7 @@ def find_unread_problem(selector: "AdversarialCoreset") -> SettingProblem | None
     if selector.rows_from == "training":
         return None
     if selector.refresh is not None:
-        return must("refresh", "null with rows_from: attack", selector.refresh, "all rows are measured anew")
+        return must("refresh", "null with rows_from: attack", selector.refresh, "all rows are remeasured")
     if selector.rows_place != "auto":
         return must("rows_place", "auto with rows_from: attack", selector.rows_place, "use memory_limit")
     return None
@@ -89,7 +89,9 @@ def find_catch_problem(selector: "AdversarialCoreset") -> SettingProblem | None:
         return must("rows_from", "attack for a solver that reads scores from a file", "training", "or leave out scores")
     catch = find_catch(selector)
     if catch is None:
-        return must("rows_from", f"attack for a solver that reads {reads}", "training", "training steps do not show it")
+        return must(
+            "rows_from", f"attack for a solver that reads {reads}", "training", "training steps do not compute it"
+        )
     if selector.refresh is not None and catch.read is None:
         way_out = f"{reads} scores are averaged over the epochs on all data"
         return must("refresh", "null for this solver", selector.refresh, way_out)
@@ -107,7 +109,7 @@ def _find_start_problem(selector: "AdversarialCoreset", reads: str) -> SettingPr
     """Return why the first step of the attack says nothing about the example; None if it does."""
     attack = selector.attack
     if not is_attacked(selector.objective) or attack is None:
-        return must("rows_from", f"attack for {reads} scores without an attack", "training", "no step shows them")
+        return must("rows_from", f"attack for {reads} scores without an attack", "training", "no step computes them")
     if needs_clean(selector.objective, getattr(attack, "climbs", "")):
         rule = f"attack for {reads} scores where the attack climbs a divergence"
         return must("rows_from", rule, "training", "its gradient is 0 near the clean image, where the attack starts")

@@ -176,7 +176,7 @@ class Schedule:
         places = f"{', '.join(earlier)} and {last}" if earlier else last
         share = f"at {100 * self.budget:g} %"
         if self.is_beside_pool:
-            share = f"beside {100 * self.budget:g} % of the pool"
+            share = f"with {100 * self.budget:g} % of the pool"
         text = f"{parts} {share}, selecting at {places}"
         if self.length < self.epochs:
             text += f"; {self.length} of {self.epochs} epochs run"

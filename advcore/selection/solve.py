@@ -164,7 +164,7 @@ def _solve_within_memory(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error) or getattr(solver, "matrix", "free") == "free":
             raise
-    events.append(Event("memory", "out of memory with a problem's matrix held; going on without it"))
+    events.append(Event("memory", "out of memory with a problem's matrix held; continuing without it"))
     log.warning("%s", events[-1])
     solver = replace(solver, matrix="free")  # outside of the handler, where what the failed call held is free again
     return solver, _solve_tasks(solver, pieces, tasks)

@@ -92,7 +92,7 @@ def check_problem(rows: Rows, k: int) -> Tensor:
 def refuse_target(solver: object, target: Tensor | None) -> None:
     """Raise ConfigError if a target is passed to a solver that looks at the rows alone."""
     if target is not None:
-        raise ConfigError(f"{type(solver).__name__} stands for its rows and takes no target; use GradMatch for one")
+        raise ConfigError(f"{type(solver).__name__} represents its own rows and takes no target; use GradMatch for one")
 
 
 def estimate_memory(solver: object, n: int, k: int) -> dict[str, int]:

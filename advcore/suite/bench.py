@@ -75,7 +75,7 @@ def check_suite(file: Path, size: str | None = None, overrides: Sequence[str] = 
 def _find_seed_problem(setting: str) -> SettingProblem | None:
     if setting not in ("seed", "name"):
         return None
-    fault = "changes nothing in a suite: its seeds and names are its own"
+    fault = "has no effect in a suite, which sets its own seeds and names"
     return SettingProblem(f"--set {setting}", fault, way_out="write them into the file")
 
 
@@ -86,7 +86,7 @@ def _find_folder_problem(settings: list[str], out: Path | None) -> SettingProble
     if not other or out is not None:
         return None
     return must(
-        "--out", f"given with --set {other[0]}", None, "the suite's own folder keeps records of its own settings"
+        "--out", f"given with --set {other[0]}", None, "the suite's own folder holds records of its unchanged settings"
     )
 
 

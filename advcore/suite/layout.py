@@ -92,7 +92,7 @@ def expand_grids(raw: Mapping) -> dict[str, Settings]:
             methods[name] = base | changes
     for name in methods:
         twin = name_of.setdefault(make_slug(name, 0), name)
-        require(check(twin == name, "methods", "told apart by letters and digits", [twin, name]))
+        require(check(twin == name, "methods", "distinguishable by letters and digits", [twin, name]))
     return methods
 
 

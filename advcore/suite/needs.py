@@ -73,7 +73,7 @@ def find_split_problem(suite: Suite, methods: Mapping[str, RunConfig]) -> Settin
     sources = {name: _find_scores(config) for name, config in methods.items()}
     scored = [name for name, source in sources.items() if (source or "").startswith(OF_METHOD)]
     way_out = f"scores_of ({', '.join(scored[:3])}) makes scores once, on one split"
-    return check(not (suite.vary_split and scored), "vary_split", "false beside scores_of", True, way_out)
+    return check(not (suite.vary_split and scored), "vary_split", "false with scores_of", True, way_out)
 
 
 def _find_scores(config: RunConfig) -> str | None:

@@ -44,12 +44,17 @@ def list_catch_problems(trainer: "Trainer") -> Iterator[SettingProblem]:
         )
         yield must("rows_from", "attack without a warm start", "training", way_out)
     if not _shows_rows(trainer.minibatch, get_catch(trainer)):
-        way_out = "its steps do not show the row of each example; use none, or one with rest: remembered"
+        way_out = "its steps do not compute the row of each example; use none, or one with rest: remembered"
         yield must("rows_from", "attack with this minibatch rule", "training", way_out)
     if trainer.cutmix is not None:
         yield must("rows_from", "attack with training.cutmix", "training", "rows of mixed images are no example's")
     if trainer.speed.compiled:
-        yield must("rows_from", "attack with training.speed.compiled", "training", "features are not seen inside")
+        yield must(
+            "rows_from",
+            "attack with training.speed.compiled",
+            "training",
+            "features cannot be read inside a compiled model",
+        )
     if trainer.probe_epochs:
         yield must(
             "probe_epochs", "0 with rows_from: training", trainer.probe_epochs, "the warm start shows all scores"

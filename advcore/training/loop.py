@@ -124,7 +124,7 @@ class Loop:
         speed = agree_on_speed(wanted, run.model, run.train, snapshot)
         if speed.channels_last != wanted.resolve(self.device, family=find_family(run.model)).channels_last:
             run.out.add_events(
-                0, Event("speed", "the model cannot take images that lie channels last; they lie channels first")
+                0, Event("speed", "the model cannot take images in channels_last format; they are in contiguous format")
             )
         return speed
 
@@ -209,7 +209,7 @@ class Loop:
         with distributed.fail_together():
             if has_diverged(self.judged_model, self.infinite):
                 raise NonFiniteError(
-                    f"the weights are NaN or infinite after epoch {place.epoch}; nothing of it was saved"
+                    f"the weights are NaN or infinite after epoch {place.epoch}; the epoch was not saved"
                 )
         if self.scores is not None and action == "full" and not place.scored:
             with ledger.undo_on_error():

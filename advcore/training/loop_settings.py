@@ -103,14 +103,14 @@ class LoopSettings:
             check(
                 not (self.eps_ramp and self.eps_ramp_share),
                 "eps_ramp_share",
-                "0 beside eps_ramp",
+                "0 with eps_ramp",
                 self.eps_ramp_share,
                 "one of them says how long the ramp is",
             ),
             unless(self.clip_norm is None, check_positive("clip_norm", self.clip_norm)),
             unless(self.clip_value is None, check_positive("clip_value", self.clip_value)),
             unless(self.ema is None, check_within("ema", self.ema, 0, 0.999999)),
-            check(self.swa is None or self.ema is None, "swa", "null beside ema", self.swa, "choose one average"),
+            check(self.swa is None or self.ema is None, "swa", "null with ema", self.swa, "choose one average"),
             check_at_least("probe_examples", self.probe_examples, 1),
             check(split_names(self.trainable), "trainable", "all, head, or names separated by commas", self.trainable),
             check_at_least("head_epochs", self.head_epochs, 0, most=MOST_EPOCHS),
@@ -232,6 +232,6 @@ def refuse_other_images(train: Source) -> None:
         return
     raise ConfigError(
         "attack.start: remembered needs data that give an index the same image each time, got "
-        f"{len(changed)} of {min(SAMPLE, len(train))} that change from one reading to the next (example {changed[0]}); "
+        f"{len(changed)} of {min(SAMPLE, len(train))} that change between reads (example {changed[0]}); "
         "pass `augment` to the trainer instead of augmenting inside the data set, or use start: uniform"
     )

@@ -33,7 +33,7 @@ def expand_selection(trainer: "Trainer", budget: float | None, solver: Solver | 
     if solver is not None:
         has_budget = budget is not None or schedule.budget < 1
         require(
-            check(selector is None, "solver", "left out beside a selector, which has one", solver),
+            check(selector is None, "solver", "left out with a selector, which has one", solver),
             check(has_budget, "budget", "set where a solver is", None, "such as 0.5, the share of the data to keep"),
         )
         selector = AdversarialCoreset(

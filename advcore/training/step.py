@@ -181,7 +181,7 @@ class Learner:
 def _check_trainable(loss: Tensor) -> None:
     """Raise ConfigError for a loss that depends on no parameter of which a gradient is wanted."""
     if not loss.requires_grad:
-        rule = "a network of which its logits depend on a parameter with requires_grad"
+        rule = "a network whose logits depend on a parameter with requires_grad"
         raise ConfigError(must("model", rule, "none", "call requires_grad_(True) on the layers to train"))
 
 

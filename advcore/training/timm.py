@@ -60,7 +60,7 @@ class TimmOptimizer:
             check_positive("lr", self.lr),
             check_within("weight_decay", self.weight_decay, 0, 10),
             check(0 < self.layer_decay <= 1, "layer_decay", "a number in (0, 1]", self.layer_decay),
-            check(not taken, "options", "of arguments that have no setting of their own", ", ".join(taken)),
+            check(not taken, "options", "of arguments without a setting", ", ".join(taken)),
         )
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:

@@ -285,7 +285,7 @@ class Trainer(LoopSettings):
         source = as_source(train, find_device(model))
         if isinstance(source, Part):  # its batches bring the indices of the whole
             way_out = "pass torch.utils.data.Subset(data set, indices)"
-            raise ConfigError(must("train", "a data set, or a source that is no part of another", "Part", way_out))
+            raise ConfigError(must("train", "a data set, or a source that is not a part of another", "Part", way_out))
         check_fits(model, source)
         self._check_selections(model, source)
         self.check(model, source)

@@ -120,4 +120,4 @@ def test_before_any_work_a_push_that_cannot_be_is_one_line(advcore, api, monkeyp
     line = "--push must be used with a token of the hub, got None; set HF_TOKEN, or log in: hf auth login"
     check(line, "--push", "me/model")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    check("--push needs the package huggingface_hub, which does not import", "--push", "me/model")
+    check("--push needs the package huggingface_hub, which cannot be imported", "--push", "me/model")

@@ -143,7 +143,7 @@ def test_a_model_that_a_single_step_misleads_is_flagged_where_the_white_boxes_wi
         return torch.stack([0 * a, 10 * b + 2 * a - 40 * a.square() - 1.2], 1)
 
     x, y = torch.full((40, 1, 1, 2), 0.5), torch.zeros(40).long()
-    line = "masked: a single step of eps along the gradient leaves 100 % right, and many steps leave 0 %"
+    line = "masked: after a single step of eps along the gradient 100 % are correct, after many steps 0 %"
     none = torch.zeros(40, dtype=torch.bool)
     assert [*map(str, flag_model(nn.Identity(), forward, x, y, eps=0.2, robust=none))] == [line]
     assert flag_model(nn.Identity(), forward, x, y, eps=0.2, robust=~none) == []

@@ -396,7 +396,7 @@ def test_weights_that_a_last_step_makes_infinite_are_not_told_as_a_state(model, 
         speed=Speed(deferred=deferred),
     )
     listener = Listener(on_state=lambda name, state, entry: told.append(name))
-    with pytest.raises(NonFiniteError, match="after epoch 0; nothing of it was saved"):
+    with pytest.raises(NonFiniteError, match="after epoch 0; the epoch was not saved"):
         made.fit(model, source, listener=listener)
     assert not told
 

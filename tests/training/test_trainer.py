@@ -300,5 +300,5 @@ def test_what_is_given_once_and_wrong_is_one_line(given, line):
 
 
 def test_a_solver_beside_a_selector_is_refused():
-    with pytest.raises(ConfigError, match="^solver must be left out beside a selector, which has one, got 'craig'$"):
+    with pytest.raises(ConfigError, match="^solver must be left out with a selector, which has one, got 'craig'$"):
         dataclasses.replace(trainer(GradMatch()), solver="craig")
