@@ -39,7 +39,7 @@ class SettingProblem:
 
     @property
     def settings(self) -> set[str]:
-        """The names of the settings that it is about, without what stands inside them."""
+        """The names of the settings that it is about, without what is nested in them."""
         return {path.partition(".")[0] for path in self.path.split(", ")}
 
     def inside(self, place: str) -> "SettingProblem":
@@ -134,7 +134,7 @@ def shorten(text: str) -> str:
 
 
 def require(*problems: SettingProblem | str | None) -> None:
-    """Raise ConfigError with all problems at once; None stands for a check that passed."""
+    """Raise ConfigError with all problems at once; None means that a check passed."""
     if any(problems):
         raise ConfigError(*(problem for problem in problems if problem))
 

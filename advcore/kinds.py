@@ -1,4 +1,4 @@
-"""What a setting or an argument accepts by its annotated type, and what is said of anything else.
+"""What a setting or an argument accepts by its annotated type, and the error for anything else.
 
 Checked are numbers, texts, lists and mappings; functions, by how many arguments they take; and objects, since one of
 another library may come. A number or list of numpy or torch counts as Python's own. An object of another class is
@@ -177,7 +177,7 @@ def find_type_problem(setting: str, kind: object, value: object) -> SettingProbl
 
 
 def _find_function_problem(setting: str, arguments: object, value: object) -> SettingProblem | None:
-    """Return the problem with what is no function of so many arguments, or None."""
+    """Return the problem unless the value is a function of that many arguments, or None."""
     count = 0
     if isinstance(arguments, list):
         count = len(arguments)

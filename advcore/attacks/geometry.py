@@ -78,8 +78,8 @@ def _compute_powers(exact: Tensor, x_adv: Tensor, power: int) -> Tensor:
 def _round_inwards(moved: Tensor, x: Tensor, *, exact: Tensor, eps: float, power: int) -> Tensor:
     """Move as many pixels of `moved` (B, D) one float nearer to x as are needed to be in the ball, and no more.
 
-    Where many pixels round alike, as in flat images, rounding can leave the ball. `exact` is x in float64, `power` the
-    norm's.
+    Where many pixels round the same way, as in flat images, rounding can leave the ball. `exact` is x in float64,
+    `power` the norm's.
     """
     nearer = torch.nextafter(moved, x)
     before = _compute_powers(exact, moved, power)

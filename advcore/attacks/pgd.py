@@ -17,7 +17,7 @@ from advcore.types import Loss
 
 STARTS = ("uniform", "gaussian", "clean", "remembered")
 START_ALIASES = {"random": "uniform", "normal": "gaussian", "none": "clean", "zero": "clean", "memory": "remembered"}
-MOST_PIXELS = 1e12  # stands for the number of pixels before the data are known
+MOST_PIXELS = 1e12  # the number of pixels assumed before the data are known
 _GAUSSIAN_START = 1e-3  # as in TRADES (Zhang et al. 2019), trades.py
 
 

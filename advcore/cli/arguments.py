@@ -1,4 +1,4 @@
-"""Arguments that several commands have, and the checks of files that they name."""
+"""Arguments that several commands share, and checks of the files that they name."""
 
 import importlib.metadata
 import os
@@ -33,7 +33,7 @@ def _check_overrides(texts: list[str] | None) -> list[str] | None:
 
 
 def check_arrays_file(path: Path) -> None:
-    """Raise ConfigError unless --out, arrays with a JSON beside them, can be written to `path`."""
+    """Raise ConfigError unless --out, an array file with a JSON file next to it, can be written to `path`."""
     from advcore.run.places import check_writable
 
     require(check(path.suffix == ".npz", "--out", "a file that ends in .npz", str(path)))

@@ -63,7 +63,7 @@ def check(
 
 
 def _describe_work(work: "Work", reference: "Reference") -> dict[str, str]:
-    """Return the passes and operations of a run, each beside those of the reference."""
+    """Return the passes and operations of a run, each compared with those of the reference."""
     from advcore.work import format_operations
 
     units = reference.units
@@ -88,7 +88,7 @@ def _print_offers(offers: list["Offer"], cost: float, config: "RunConfig") -> No
 
 
 def _format_offer(offer: "Offer") -> tuple[str, ...]:
-    """Return the cells of an offer's row; "–" stands where a setting does not apply."""
+    """Return the cells of an offer's row; "–" where a setting does not apply."""
     from advcore.minibatch import RULES
     from advcore.types import find_name
 

@@ -97,7 +97,7 @@ def _save_evaluation(
 ) -> None:
     """Write the accuracies to `out`, and the adversarial examples with the verdicts on them to `examples`.
 
-    With the accuracies stands what they are of: the weights' sha256, and the settings of model, data and evaluation.
+    Next to the accuracies are the weights' sha256, and the settings of model, data and evaluation.
     """
     from advcore.config.load import resolve
     from advcore.files import save_arrays, write_sealed

@@ -75,7 +75,7 @@ def export(
 def _prepare(
     run: Path, checkpoint: str, evaluation: Path | None, *, robustbench: bool, repo: str | None
 ) -> "Submission | None":
-    """Check what is asked for beside the export itself; return what --robustbench writes, if it is given."""
+    """Check the options besides the export itself; return what --robustbench writes, if it is given."""
     if repo is not None:
         from advcore.export.push import check_push
 

@@ -61,7 +61,7 @@ def _print_end(path: Path, config: "RunConfig", plugins: Sequence[Path]) -> None
 
 
 def _prepare(config: "RunConfig", path: Path | None) -> "Prepared":
-    """Prepare a run, in all processes together; path: of the run that it goes on with, None for a new one."""
+    """Prepare a run, in all processes together; path: of the run that it continues, None for a new one."""
     from advcore import distributed
     from advcore.run import prepare, resume
     from advcore.training.trainer import refuse_processes

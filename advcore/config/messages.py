@@ -1,4 +1,4 @@
-"""Problems of a run file that pydantic finds, in our own words: path, rule, value, way out."""
+"""Problems of a run file that pydantic finds, rephrased as path, rule, value and way out."""
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -42,7 +42,7 @@ def list_problems(error: ValidationError, raw: object) -> list[SettingProblem]:
 
 
 def _run_skipped_checks(entries: "Sequence[ErrorDetails]", raw: object) -> list[SettingProblem]:
-    """Return what the sections' own checks say about settings that have the right type beside settings that do not."""
+    """Return what the sections' own checks say about settings of the right type, where others have the wrong type."""
     wrong: dict[tuple[str, ...], tuple[type | None, set[str]]] = {}
     for entry in entries:
         keys, owners, _ = _locate(entry["loc"])
@@ -76,12 +76,12 @@ def _check_section(cls: type, section: Mapping, wrong: Collection[str]) -> list[
 
 
 def _as_place(path: Iterable[str]) -> str:
-    """Return a path as it stands before a setting: "attack."; "" for the top of the file."""
+    """Return a path as the prefix of a setting: "attack."; "" for the top of the file."""
     return "".join(f"{key}." for key in path)
 
 
 def _find_value(raw: object, path: Iterable[str]) -> object:
-    """Return what stands at a path of the settings, as far as it leads."""
+    """Return the value at a path of the settings, as far as the path leads."""
     for key in path:
         if isinstance(raw, (list, tuple)):
             raw = raw[int(key)]
@@ -91,7 +91,7 @@ def _find_value(raw: object, path: Iterable[str]) -> object:
 
 
 def _read_entry(entry: "ErrorDetails") -> list[SettingProblem]:
-    """Return the problems that one of pydantic's errors stands for."""
+    """Return the problems that one of pydantic's errors describes."""
     keys, owners, kind = _locate(entry["loc"])
     keys = [key if key.isprintable() and len(key) <= _LONGEST else format_value(key) for key in keys]
     path = ".".join(keys) or "the run file"

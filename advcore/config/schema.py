@@ -43,7 +43,7 @@ TABLES: dict[str, Mapping[str, type]] = {
     "evaluators": {name: cls for name, cls in EVALUATED.items() if name not in ATTACKS},
 }
 
-# Methods whose name goes on with what they build: timm:NAME.
+# Methods whose name is followed by what they build: timm:NAME.
 WITH_ARCHITECTURE = ("timm", "torchvision", "plugin")
 
 
@@ -117,7 +117,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of runs and suites, whi
 
 @settings
 class SelectionConfig(SelectionSettings):
-    """When to select, how much, and by which solver.
+    """When to select, how many examples, and with which solver.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ class TrainingConfig(LoopSettings):
 
     Parameters
     ----------
-    epochs : epochs of training on all data that this run stands for.
+    epochs : epochs of the training on all data that this run replaces.
     optimizer : updates the weights.
     lr_schedule : sets the learning rate of each step.
     attack_steps : the training attack's steps in each epoch; null for the attack's own number in all epochs.
@@ -253,7 +253,7 @@ class RunConfig:
     name : name of the run and of its folder; letters, digits, dot, dash, underscore.
     seed : seed of all random numbers.
     data, model, objective, attack, selection, training, evaluation, cost, checkpoint : see their own pages.
-    minibatch : which examples of a batch are attacked, which images are learned from, or which examples an epoch leaves
+    minibatch : which examples of a batch are attacked, which images are trained on, or which examples an epoch leaves
         out; null for all.
     tracking : trackers that also receive the metrics of every epoch; they do not influence the run.
     device : auto (CUDA if there is one), cpu, cuda or cuda:N.

@@ -1,4 +1,4 @@
-"""Turns YAML text into events, whose cost is limited before any of it is spent.
+"""Turns YAML text into events, within limits that are checked before the work is done.
 
 Only PyYAML's scanner and parser are used. There are limits for the length of the text, for the number of tokens, which
 are counted before each is scanned, and for the size of the values, aliases followed, before any of them is built.
@@ -50,7 +50,7 @@ def read_events(text: str) -> list[ValueEvent]:
 
 
 def make_error_at(where: yaml.Event | yaml.Mark, text: str) -> ConfigError:
-    """Return an error that names the line and column, counted from 1, at which an event begins or a mark stands."""
+    """Return an error that names the line and column, counted from 1, of the start of an event or of a mark."""
     mark = where.start_mark if isinstance(where, yaml.Event) else where
     assert isinstance(mark, yaml.Mark), "PyYAML's parser in Python marks every event"
     return ConfigError(f"line {mark.line + 1}, column {mark.column + 1}: {text}")
@@ -108,7 +108,7 @@ def _scan(text: str) -> Iterator[yaml.Event]:
         raise make_error_at(error.problem_mark, problem) from None
     except ConfigError:
         raise
-    except (ValueError, OverflowError) as error:  # an escape that is no character, a version of too many digits
+    except (ValueError, OverflowError) as error:  # an escape that is not a character, a version of too many digits
         raise make_error_at(scanner.get_mark(), f"cannot be read: {error}") from None
 
 

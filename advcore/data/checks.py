@@ -1,4 +1,4 @@
-"""Checks of labels and single examples, which name the example, and of whether data and model fit each other.
+"""Checks of labels and single examples, and of whether data and model fit each other; errors name the example.
 
 Each raises DataError.
 """
@@ -38,7 +38,7 @@ def check_labels(y: Tensor, indices: Tensor, num_classes: int) -> None:
 
 
 def list_first(entries: Sequence[object], most: int) -> str:
-    """Write at most so many entries, and dots if there are more."""
+    """Write at most `most` entries, and dots if there are more."""
     more = ", ..." if len(entries) > most else ""
     return ", ".join(map(str, entries[:most])) + more
 
@@ -59,7 +59,7 @@ def _accept(y: Tensor, indices: Tensor) -> None:
 
 
 def refuse_changes(source: Source) -> None:
-    """Raise DataError if some examples are not read as they were the first time: no index could stand for one."""
+    """Raise DataError if some examples change between reads, since an index must always name the same example."""
     changed = source.list_changed()
     if changed:
         raise DataError(
@@ -79,7 +79,7 @@ def read_example(dataset: MapStyle, i: int) -> tuple[Tensor, int]:
 
 
 def read_label(label: object, i: int) -> int:
-    """Return a label as an int. Raises DataError for one that is no whole number of at most 63 bits."""
+    """Return a label as an int. Raises DataError for one that is not a whole number of at most 63 bits."""
     if isinstance(label, (Tensor, np.ndarray)) and math.prod(label.shape) == 1:
         label = label.item()
     try:

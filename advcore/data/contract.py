@@ -1,4 +1,4 @@
-"""What every source of batches answers, and how indices are cut into batches."""
+"""The interface of all sources of batches, and how indices are cut into batches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -62,7 +62,7 @@ class Source(ABC):
         return digest_labels(self.labels().tolist().__getitem__, len(self))
 
     def list_changed(self) -> list[int]:
-        """Read up to 16 examples, spread over the data, and return which are no longer what was read the first time.
+        """Read up to 16 examples, spread over the data, and return which of them have changed since the first read.
 
         Cost: the first call reads them twice.
         """

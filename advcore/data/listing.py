@@ -1,6 +1,6 @@
 """List the images below the folders of a data set: each real file once, with what was left out.
 
-Hidden files, and those that systems and tools put beside a user's, are no data. Links are followed, but not in circles.
+Hidden files, and those that systems and tools add to a user's, are not data. Links are followed, but not in circles.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from advcore.data.images import list_endings
 from advcore.errors import DataError
 
-# Folders and files, beside the hidden ones, that Python, file managers and storage systems make.
+# Folders and files, besides the hidden ones, that Python, file managers and storage systems make.
 _SYSTEM = ("__pycache__", "__macosx", "thumbs.db", "desktop.ini", "@eadir", "#recycle", "$recycle.bin", "lost+found")
 
 _SHARD = re.compile(r"(?P<name>.*)-(?P<number>\d{1,6})-of-(?P<total>\d{1,6})\b")
@@ -47,7 +47,7 @@ def check_shards(files: list[Path]) -> None:
     """Raise DataError where names say that files are missing, or there twice.
 
     That is so of train-00000-of-00003.parquet without the other two, of two names for one file, and of train.parquet
-    beside files that are numbered, which may hold the same again.
+    next to numbered files, which may hold the same again.
     """
     folder = files[0].parent
     if len({os.path.realpath(file) for file in files}) < len(files):
@@ -85,7 +85,7 @@ class Listing:
         self._places: dict[str, tuple[int, str]] = {}  # label and path of each file and folder, by its real path
 
     def leave_out_strays(self) -> None:
-        """Note the files that are beside the classes' folders, and hidden folders, which are no classes."""
+        """Note the files next to the classes' folders, and hidden folders, which are not classes."""
         for entry, _ in self._scan(str(self.root), os.path.realpath(self.root)):
             if not entry.is_dir():
                 self.left_out["files outside any class"].append(entry.path)

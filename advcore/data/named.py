@@ -1,4 +1,4 @@
-"""Sets known by name: scikit-learn's digits, and what torchvision reads."""
+"""Data sets known by name: scikit-learn's digits, and what torchvision reads."""
 
 from collections.abc import Callable
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""What the samples of other libraries' data sets hold: pairs or mappings, images of torch, numpy or PIL."""
+"""Samples of other libraries' data sets: pairs or mappings, with images of torch, numpy or PIL."""
 
 import contextlib
 from collections.abc import Mapping, Sequence, Sized
@@ -80,7 +80,7 @@ def _find_key(item: Mapping, keys: Sequence[str], what: str, i: int) -> str:
 
 
 def suggest_data(dataset: object) -> str:
-    """Return what to write in place of an object that is no map-style data set, after "; "."""
+    """Return what to pass in place of an object that is not a map-style data set, after "; "."""
     if isinstance(dataset, type):
         return "; that is a class: create an instance"
     if isinstance(dataset, DataLoader):

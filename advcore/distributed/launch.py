@@ -28,7 +28,7 @@ def name_launchers() -> list[str]:
     """Return names of the torchruns that started these processes, one per machine; empty without torchrun.
 
     A name stays when its torchrun starts the job again. torchrun's own count of starts would not do: it differs between
-    machines, and begins anew where a machine was replaced.
+    machines, and starts again where a machine was replaced.
     """
     name = None
     if "TORCHELASTIC_RUN_ID" in os.environ:

@@ -1,4 +1,4 @@
-"""Signs that a robust accuracy is untrustworthy, as flags for records and tables.
+"""Signs that a robust accuracy is unreliable, as flags for records and tables.
 
 After AutoAttack's checks (Croce and Hein 2020, appendix), Athalye et al. 2018, section 3.1, and Carlini et al. 2019.
 """
@@ -29,7 +29,7 @@ from advcore.types import Flag, Loss
 
 IMAGES = 128  # that the checks of a model look at
 FEW_IMAGES = 16  # that are looked at unasked
-_SAME = 1e-3  # relative to the size of the logits: a larger difference between equal inputs is no rounding
+_SAME = 1e-3  # relative to the size of the logits: a larger difference between equal inputs is not rounding
 _ROUNDED = 2.0**-8  # by how much probabilities in half precision may miss the sum of 1
 _FLAT = 0.1  # share of examples without a gradient above which it is masked
 _WALK = (0.0, 0.125, 0.25, 0.5, 1.0)  # in units of eps, for the walk along the first gradient
@@ -66,7 +66,7 @@ def flag_model(
     """Return the reasons why attacks on this model, in eval mode, may be misled.
 
     `forward` calls the model, on at most `batch_size` images at once; x (B, C, H, W) and y (B,) are a few images and
-    labels. Masking is looked for in the linf ball of radius `eps`; `robust` (B,) bool, if it is known, tells which of
+    labels. Masking is looked for in the linf ball of radius `eps`; `robust` (B,) bool, if it is known, says which of
     the images an attack of many steps leaves right there.
     Cost: 8 forward passes per image, and one more for each of 8 images alone; one backward pass. Where the logits
     spread little, 41 forward and 40 backward passes more.
@@ -109,7 +109,7 @@ def _call_in_pieces(forward: Callable[[Tensor], Tensor], size: int, x: Tensor) -
 
 
 def _measure_size(logits: Tensor) -> Tensor:
-    """Return the size beside which a difference of logits counts: their spread, whatever constant is added to them.
+    """Return the scale for differences of logits: their spread, whatever constant is added to them.
 
     It is at least so large that two units of rounding make no difference.
     """
@@ -138,7 +138,7 @@ def _flag_gradient(gradient: Tensor) -> list[Flag]:
 
 
 def _flag_walk(right: Tensor, robust: Tensor | None) -> list[Flag]:
-    """Return the flags of what `walk_along` saw, beside what an attack of many steps leaves right in the same ball."""
+    """Return the flags of what `walk_along` saw, compared with an attack of many steps in the same ball."""
     flags = []
     regained = _share_regained(right)
     if regained > _REGAINED:
@@ -165,7 +165,7 @@ def _flag_walk(right: Tensor, robust: Tensor | None) -> list[Flag]:
 
 
 def flag_underflow(model: nn.Module, x: Tensor, y: Tensor) -> list[Flag]:
-    """Return a flag if input gradients underflow, as those of a model that computes in float16 by itself may.
+    """Return a flag if input gradients underflow, as those of a model that itself computes in float16 may.
 
     model : borrowed. x (B, C, H, W), y (B,) : a few images and labels, with which the gradient is taken twice, of the
     loss and of a multiple that is far from underflow. An entry is lost if it is 0 in the first alone.

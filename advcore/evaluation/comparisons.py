@@ -1,4 +1,4 @@
-"""Signs in the results of several attacks that their robust accuracies are untrustworthy, as flags.
+"""Signs in the results of several attacks that their robust accuracies are unreliable, as flags.
 
 After Athalye et al. 2018, section 3.1, and Carlini et al. 2019.
 """
@@ -51,11 +51,11 @@ def flag_weak_settings(entries: Sequence[dict]) -> list[Flag]:
 
 
 def flag_order(entries: Sequence[dict]) -> list[Flag]:
-    """Return a flag for each pair of results whose order gives masking away, beyond both intervals.
+    """Return a flag for each pair of results whose order reveals masking, beyond both intervals.
 
     Either an attack of the same kind, no weaker and in a larger ball, leaves more examples right; or, in the same ball,
     the black box leaves fewer right than a white box, or a weaker attack fewer than a stronger one. A stronger attack
-    that leaves fewer right flags the weaker one, whose number is no tight bound.
+    that leaves fewer right flags the weaker one, whose number is not a tight bound.
     """
     flags = []
     for entry, other in product(entries, repeat=2):

@@ -1,4 +1,4 @@
-"""Which study is nearest to a run file, and in what the two differ."""
+"""Finds the study nearest to a run file, and how the two differ."""
 
 import math
 from collections.abc import Sequence

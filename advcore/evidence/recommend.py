@@ -1,4 +1,4 @@
-"""From a run file and a wanted cost to the recipe that the evidence names, fitted to that cost."""
+"""Chooses the recipe with the best evidence for a run file and a cost, and fits it to that cost."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -64,7 +64,7 @@ class _Candidate:
 def recommend(values: Facts, wanted: float, studies: Sequence[Study]) -> Recommendation:
     """Return the best known recipe for a run file at the relative cost `wanted`, below 1.
 
-    values : of the run file, as plain values. It stands for full training: its selection and minibatch rule, if any,
+    values : of the run file, as plain values. It describes full training: its selection and minibatch rule, if any,
     are left out. Each recipe of the nearest study (`find_study`) is planned on the run file, with the file's reference,
     so that like is compared with like; the one nearest to the cost is then fitted to it, by epochs, or by its budget
     where it selects by cost.
@@ -188,7 +188,7 @@ def _fit(chosen: _Candidate, wanted: float, extents: Extents) -> RunConfig:
 
 
 def _limit_epochs(config: RunConfig, wanted: float, extents: Extents) -> Callable[[int], bool]:
-    """Return the test whether a run of so many epochs costs at most `wanted`."""
+    """Return the test whether a run of a number of epochs costs at most `wanted`."""
     return lambda epochs: plan_cost(set_epochs(config, epochs), extents) <= wanted
 
 

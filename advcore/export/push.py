@@ -1,4 +1,4 @@
-"""Uploads an export to the Hugging Face hub, through its own client; the token is the client's affair."""
+"""Uploads an export to the Hugging Face Hub with the Hub's client, which handles the token."""
 
 import contextlib
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def check_push(repo: str) -> None:
 def list_files(folder: Path) -> list[Path]:
     """Return what `push` uploads, relative to the folder of an export.
 
-    Raises ConfigError for a folder that is no export, or that holds what no export holds.
+    Raises ConfigError for a folder that is not an export, or that holds what no export holds.
     """
     files = sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
     others = [path for path in files if path.suffix not in _KINDS or path.is_symlink()]

@@ -53,7 +53,7 @@ Galleries = tuple[list[tuple[str, list[parts.Example]]], list[parts.Note]]  # ti
 def report(path: Path, out: Path | None = None, images: int = 8) -> Path:
     """Write the page of a run's folder, of a record, or of a folder of these; return the file that was written.
 
-    out : that file; by default report.html in the folder, or a file beside the record. images : how many images of the
+    out : that file; by default report.html in the folder, or a file next to the record. images : how many images of the
     highest and of the lowest weights are shown.
 
     Raises ConfigError where `path` is none of these, CheckpointError for a run's record that cannot be read.
@@ -173,7 +173,7 @@ def _fill_galleries(folder: Path, record: RunRecord, coreset: Coreset, images: i
 
 
 def _find_positions(data: Data, coreset: Coreset) -> dict[int, int]:
-    """Return where each index of the coreset stands in the training data. Raises DataError for other data."""
+    """Return the position of each index of the coreset in the training data. Raises DataError for other data."""
     train = data.train
     if isinstance(train, Pooled):
         coreset.check(len(train.pool), train.pool.fingerprint())

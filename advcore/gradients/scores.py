@@ -121,7 +121,7 @@ def instability(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
 
     At attacked images of adversarial training (`adversarial_instability`) it is 1 minus the learning stability of Dong
     et al. 2021 (arXiv 2102.07437), a baseline of Mendonça et al. 2023. Differs: after each epoch every example is
-    attacked anew, in eval mode and un-augmented. At clean images it is a variant of ours.
+    attacked again, in eval mode and un-augmented. At clean images it is advcore's variant.
     """
     return 1 - correctness(z, y, rows)
 

@@ -1,4 +1,4 @@
-"""What a minibatch rule is: it says which examples of a batch are attacked, or which images are learned from."""
+"""The interface of a minibatch rule, which chooses the examples that are attacked or the images that are trained on."""
 
 import math
 from typing import ClassVar, NamedTuple, TypeGuard
@@ -62,7 +62,7 @@ class Seen(NamedTuple):
 class Picked(NamedTuple):
     """The examples that a rule picks of a batch.
 
-    positions : (k,) long, rising. weights : (k,) float; the mean of weight x loss over the picked examples stands for
+    positions : (k,) long, rising. weights : (k,) float; the mean of weight x loss over the picked examples represents
     the mean loss of the batch. entropy : of the draw's probabilities, over log B, in [0, 1].
     """
 
@@ -118,7 +118,7 @@ def draw_examples(preferences: Tensor, k: int, generator: Stream, how: str = "mu
 
 @settings
 class AttackSubset:
-    """Settings that are shared by rules that attack a part of each batch.
+    """Settings that are shared by rules that attack only part of each batch.
 
     The loss is the objective's on the picked examples, attacked, and on the `rest` if it is remembered, plus `clean`
     times the cross-entropy at all clean images of the batch.
@@ -132,8 +132,8 @@ class AttackSubset:
         "top" (the largest preferences).
     correction : "none": the mean over the picked, or over the batch as it is trained on. "inverse_probability": drawn
         with a uniform share of 0.1 and weighted so that its expectation is the mean over the batch, all attacked. With
-        rest: dropped, not beside normalise: batch, which undoes weights.
-    rest : "dropped": examples that are not picked are not learned from. "remembered": they are trained on where their
+        rest: dropped, not with normalise: batch, which undoes weights.
+    rest : "dropped": examples that are not picked are not trained on. "remembered": they are trained on where their
         last attack ended; needs attack.start: remembered. Examples of which nothing is remembered are always attacked,
         and rho is a share of the others (`training.reattack`).
 
@@ -185,7 +185,7 @@ class AttackSubset:
         return f"attacking {share}"
 
     def needs_scores(self, epoch: int, size: int) -> bool:
-        """Return whether a batch of `size` has to be passed forward to pick from it."""
+        """Return whether picking from a batch of `size` needs a forward pass."""
         return self.reads != "last_visit" and self.needs_preferences(epoch, size)
 
     def needs_preferences(self, epoch: int, size: int) -> bool:
@@ -232,7 +232,7 @@ def is_reattack(rule: object) -> TypeGuard[AttackSubset]:
 
 @settings
 class UpdateSubset:
-    """Settings that are shared by rules that learn from a part of the 2 B images, clean and attacked, of each batch.
+    """Settings that are shared by rules that train on part of the 2 B images, clean and attacked, of each batch.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Attack by many steps only the examples that are predicted to lie near the decision boundary (BulletTrain)."""
+"""Attack only the examples near the predicted decision boundary with many steps (BulletTrain)."""
 
 from typing import ClassVar, NamedTuple
 
@@ -48,7 +48,7 @@ class BulletTrain(WholeBatch):
 
     A forward pass of the clean batch, in eval mode, gives the variances, which are negative for misclassified examples:
     outliers. Of the others, the share with the largest variances that the run's history lets expect to withstand the
-    attack is robust. The rest lies near the boundary, and takes the attack's own steps. All are learned from.
+    attack is robust. The rest lies near the boundary, and takes the attack's own steps. All are trained on.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class BulletTrain(WholeBatch):
     Reference: Hua et al. 2021 (arXiv 2109.14707), of which no code was released. The defaults are those of the version
     with which "Accelerating Adversarial Training on Under-Utilized GPU" (IJCAI 2025) compares. Differs: the robust
     accuracy of a batch is that of the update's own pass, in train mode, which costs nothing; robust examples are
-    counted, and not cut at an interpolated quantile; `most` and `smoothing` are ours.
+    counted, and not cut at an interpolated quantile; `most` and `smoothing` are advcore's.
     """
 
     robust_steps: int = setting(default=2, unit="steps")

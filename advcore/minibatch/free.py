@@ -23,7 +23,7 @@ class Free(WholeBatch):
 
     Cost of a batch of B: 2 m B passes, m forward and m backward ones that lead to the weights and the images.
     Reference: Shafahi et al. 2019, algorithm 1. Differs: a carried perturbation is projected onto the ball and [0, 1]
-    before it is used; an example of negative weight still moves to a larger loss of its own.
+    before it is used; an example of negative weight still moves to where its own loss is larger.
     """
 
     replays: int = setting(default=8, unit="replays")

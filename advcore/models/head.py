@@ -1,4 +1,4 @@
-"""The head: a last linear layer, which is known by the gradient that its parameters get, and its features."""
+"""Finds the head, the last linear layer, by the gradient of its parameters, and reads its input features."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ _RULE = "must be a last torch.nn.Linear whose output is the logits (B, C)"
 
 
 class _Reason(NamedTuple):
-    """Why a layer is no head, and what to do about it."""
+    """Why a layer is not the head, and what to do about it."""
 
     got: str
     way_out: str
@@ -101,7 +101,7 @@ def _can_be_head(module: nn.Module) -> bool:
 
 
 def _judge_layers(model: nn.Module, x: Tensor, layers: dict[str, Head]) -> dict[str, _Reason | None]:
-    """Return why each layer with as many outputs as logits is no head, the last layer first; None for a head.
+    """Return why each layer with as many outputs as logits is not the head, the last layer first; None for a head.
 
     In a diverged model, whose logits are NaN, the last of them is taken.
     """
@@ -151,7 +151,7 @@ def _list_parameters(layer: Head) -> list[nn.Parameter]:
 
 
 def _find_reason(key: str, layer: Head, calls: _Calls, logits: Tensor) -> _Reason | None:
-    """Return why a layer is no head, or None: its parameters' gradient is the one that follows from its input."""
+    """Return why a layer is not the head, or None: its parameters' gradient is the one that follows from its input."""
     if calls.count > 1:
         return _Reason(f"{key}, which is called {calls.count} times", "use a separate layer for the logits")
     if calls.features.ndim != 2 or calls.outputs.numel() != logits.numel():

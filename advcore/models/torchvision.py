@@ -1,4 +1,4 @@
-"""Any architecture for classification that torchvision knows, by name, and the weights that it has for it."""
+"""Any classification architecture that torchvision has, by name, with torchvision's weights for it."""
 
 import re
 from collections import OrderedDict

@@ -1,6 +1,6 @@
 """Plug-ins: files that their owner names on the command line, and installed packages, which register methods.
 
-This is the only place where advcore runs code that it does not import by a name of its own. No run file leads here.
+This is the only place where advcore runs code that it does not import by a fixed name. No run file can trigger it.
 """
 
 import contextlib
@@ -221,7 +221,7 @@ def check_plugins(recorded: Iterable[Mapping[str, object]], *, same_content: boo
 
 
 def warn_of_changes(recorded: Iterable[Mapping[str, object]]) -> None:
-    """Log a warning for each plug-in of records that is loaded, with another content; others are of no interest."""
+    """Log a warning for each loaded plug-in whose content differs from that in the records."""
     for entry in recorded:
         with contextlib.suppress(ConfigError):
             check_plugins([entry], same_content=False)

@@ -72,7 +72,7 @@ class FactoredRows:
         return sum(part.nbytes for part in self._factors)
 
     def take(self, i: Tensor) -> "FactoredRows":
-        """Return the rows at `i`, in that order, in memory of their own."""
+        """Return the rows at `i`, in that order, in separate memory."""
         return replace(
             self,
             residuals=tuple(self._read(part, i) for part in self.residuals),

@@ -280,7 +280,7 @@ def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, ob
         else:
             rows = scores.rows(path, reads, data.part, len(data.whole), compute_fingerprint(data))
     facts = {name: getattr(scores, name) for name in ("score", "epochs", "model", "objective", "seed", "sha256")}
-    facts |= {name: cost for name in ("passes", "flops") if (cost := getattr(scores, name))}  # older files do not tell
+    facts |= {name: cost for name in ("passes", "flops") if (cost := getattr(scores, name))}  # older files do not say
     return rows, {"selection.solver.scores": {"path": path, **facts}}
 
 

@@ -39,14 +39,14 @@ def locate_states(run: Path) -> Path:
 
 
 def begin(run: Path, job: Sequence[str]) -> None:
-    """Write down which job begins a run: its names, as `distributed.name_launchers` returns them."""
+    """Record which job starts a run: its names, as `distributed.name_launchers` returns them."""
     run.mkdir(parents=True, exist_ok=True)
     with name_path_in_errors(run / LOCK):
         (run / LOCK).write_text("".join(f"{name}\n" for name in job))
 
 
 def was_begun_by(run: Path, job: Sequence[str]) -> bool:
-    """Return whether the run in the folder was begun by the same job."""
+    """Return whether the run in the folder was started by the same job."""
     try:
         return not set((run / LOCK).read_text().splitlines()).isdisjoint(job)
     except (OSError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""What may surprise in the length of a run and of its ramps, in sentences."""
+"""Explains unexpected lengths of a run and of its ramps, in sentences."""
 
 from advcore.errors import format_count
 from advcore.selection.schedule import Schedule

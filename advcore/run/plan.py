@@ -1,4 +1,4 @@
-"""What a run will do, what it will cost beside full training and hold in memory, and what may surprise in that."""
+"""The plan of a run: what it will do, its cost relative to full training, its memory, and what may be unexpected."""
 
 from dataclasses import dataclass, field, replace
 
@@ -200,7 +200,7 @@ def replace_cost(config: RunConfig, budget: float) -> RunConfig:
 def find_offers(config: RunConfig, data: Data, cost: float, prices: Prices | None) -> list[Offer]:
     """Return runs near a wanted cost (`training.budget.list_offers`) that start from these settings.
 
-    Where the config selects nothing, they train on random subsets. Raises ConfigError beside a pool.
+    Where the config selects nothing, they train on random subsets. Raises ConfigError with a pool.
     """
     way_out = "the runs that it lists train on coresets of the real data"
     require(check(not isinstance(data.train, Pooled), "--cost", "left out with data.pool", cost, way_out))

@@ -1,4 +1,4 @@
-"""The beginning of a run: anew, or from the newest state that an earlier process saved in the same folder."""
+"""Starts a run, or continues it from the newest state that an earlier process saved in the same folder."""
 
 import logging
 import time
@@ -73,7 +73,7 @@ class Journal:
         return metrics.build_rows(self.record.epochs, self.record.selections, self.record.reference)
 
     def list_facts(self) -> dict[str, object]:
-        """Return what is saved beside each state, so that a record that is lost can be made again.
+        """Return what is saved next to each state, so that a record that is lost can be made again.
 
         "data" identifies the training data: the number of examples, and their hash; "sample" some of its images, where
         the hash is of labels alone.
@@ -117,8 +117,8 @@ def create_record(prepared: Prepared) -> RunRecord:
 def find_budget(path: Path, config: RunConfig) -> float | None:
     """Return the budget that the run in the folder `path` began with, for the `selection.cost` of the config.
 
-    It counts where the run goes on: another version counts costs otherwise, and would find another budget. None where
-    no run was begun there, or by other settings; then there is nothing to go on with, or that is refused.
+    It is used where the run continues: another version counts costs differently, and would find another budget. None if
+    no run was started there, or with other settings; then there is nothing to continue, or that is refused.
     """
     cost = getattr(config.selection, "cost", None)
     if cost is None or not was_begun(path):

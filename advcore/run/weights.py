@@ -32,7 +32,7 @@ _WRAPPERS = r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\."
 
 
 def save_state(path: Path, name: str, state: State, entry: dict) -> None:
-    """Write `checkpoints/NAME.safetensors` in the run's folder `path`, and a JSON beside it.
+    """Write `checkpoints/NAME.safetensors` in the run's folder `path`, and a JSON next to it.
 
     The JSON holds the epoch of `entry`, which is the epoch's entry in the record, and advcore's version.
     """
@@ -93,10 +93,10 @@ class OtherModelError(CheckpointError):
 
 
 def load_state(model: nn.Module, path: Path, *, left_out: Collection[str] = ()) -> None:
-    """Load a checkpoint into `model`: one of ours, any safetensors file, or a state dict saved by torch (.pt, .pth).
+    """Load a checkpoint into `model`: advcore's own, any safetensors file, or a state dict saved by torch (.pt, .pth).
 
-    Names may have a prefix, such as "module.", or "model." in a checkpoint of Lightning; what stands beside those under
-    it is left out, with a warning in the log. Weights without normalisation are put behind that of `model`, with
+    Names may have a prefix, such as "module.", or "model." in a checkpoint of Lightning; what is stored outside that
+    prefix is left out, with a warning in the log. Weights without normalisation are put behind that of `model`, with
     another. left_out : names in the model that keep their values, whatever the file holds for them.
     Raises CheckpointError for a missing or damaged file, for one that holds the weights twice, and with the first five
     keys that do not fit (OtherModelError); UnsafeFileError for what would run code.
@@ -227,7 +227,7 @@ def find_pretraining(path: Path) -> dict[str, dict[str, int]]:
 def compute_weights_hash(path: Path) -> str:
     """Return the sha256 of a checkpoint's file.
 
-    Raises CheckpointError for a missing file, and where the JSON beside it is damaged or holds another sha256.
+    Raises CheckpointError for a missing file, and where the JSON next to it is damaged or holds another sha256.
     """
     if os.path.exists(path.with_suffix(".json")):
         return load_tensors(path)[1]["sha256"]

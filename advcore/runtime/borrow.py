@@ -1,4 +1,4 @@
-"""Lend a model out in a given mode, and give it back exactly as it was."""
+"""Put a model in a mode temporarily, and restore it exactly."""
 
 import contextlib
 import itertools

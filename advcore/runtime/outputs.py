@@ -37,7 +37,7 @@ def read_logits(output: object, examples: int) -> Tensor:
 
 
 def _describe(output: object) -> object:
-    """Return what stands for an output in an error: a tensor's shape, else the type, of a tuple those of its parts."""
+    """Return how an error describes an output: a tensor's shape, else the type, of a tuple those of its parts."""
     if isinstance(output, Tensor):
         return tuple(output.shape)
     if isinstance(output, (tuple, list)):

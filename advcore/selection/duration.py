@@ -15,7 +15,7 @@ from advcore.types import Event
 if TYPE_CHECKING:
     from advcore.selection.coreset import AdversarialCoreset
 
-LONG = 10  # minutes from which a selection is told to take long
+LONG = 10  # minutes from which a selection is reported to take long
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ _INSTEAD = "use rows_from: attack"
 
 @settings
 class Refresh:
-    """Attack some of the examples outside of the coreset after each epoch, and measure their rows anew.
+    """Attack some of the examples outside of the coreset after each epoch, and measure their rows again.
 
     Parameters
     ----------
@@ -40,11 +40,11 @@ class Refresh:
         require(check_share("share", self.share), check_one_of("by", self.by, ORDERS))
 
     def count_refreshed(self, outside: int) -> int:
-        """Return how many of the examples outside of the coreset are measured anew after an epoch."""
+        """Return how many of the examples outside of the coreset are remeasured after an epoch."""
         return min(outside, max(1, round(self.share * outside)))
 
     def choose(self, outside: Tensor, epochs: Tensor, count: int, stream: Stream) -> Tensor:
-        """Return which `count` examples of `outside` (n,) are measured anew, in ascending order.
+        """Return which `count` examples of `outside` (n,) are remeasured, in ascending order.
 
         epochs : (n,) long, in which the row of each was taken.
         """
@@ -74,7 +74,7 @@ def find_unread_problem(selector: "AdversarialCoreset") -> SettingProblem | None
 
 
 def check_attack_is_used(selection: "SelectionSettings", attack: Attack | None) -> SettingProblem | None:
-    """Return a problem if a selection has an attack of its own, and no example that it attacks."""
+    """Return a problem if a selection has its own attack, and no example that it attacks."""
     is_used = selection.rows_from == "attack" or selection.refresh is not None
     rule = "null for rows_from: training without a refresh"
     return unless(attack is None or is_used, must("attack", rule, attack, "nothing is attacked"))

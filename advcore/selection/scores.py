@@ -45,7 +45,7 @@ class Scores:
     sha256: str = field(default="", compare=False)
 
     def save(self, path: Path) -> Path:
-        """Write `path` (.npz) and a JSON file beside it, which holds the hash; return the path."""
+        """Write `path` (.npz) and a JSON file next to it, which holds the hash; return the path."""
         facts = {name: value for name, value in asdict(self).items() if name not in ("indices", "values", "sha256")}
         save_arrays(path, {"indices": self.indices.numpy(), "values": self.values.numpy()}, {"kind": SCHEMA, **facts})
         return path

@@ -106,7 +106,7 @@ class GradMatch:
         return [self._build_selection(state) for state in states]
 
     def memory(self, n: int, k: int) -> dict[str, int]:
-        """Return the bytes taken beside n float32 rows: by the Gram matrix, and by the inverse of the support's."""
+        """Return the bytes needed besides n float32 rows: by the Gram matrix, and by the inverse of the support's."""
         if self.block_size is not None and n > self.block_size:
             n = k = self.block_size  # at most
         matrix = matrix_bytes(n) if self.ridge >= _STEADY else 8 * n * n
@@ -140,7 +140,7 @@ class GradMatch:
         )
         gram = None
         if matrix_is_held(self.matrix, len(rows)):
-            # with next to no ridge, the residual of rows that are much alike needs float64
+            # with next to no ridge, the residual of rows that are very similar needs float64
             dtype = matrix_dtype(task.rows) if self.ridge >= _STEADY else torch.float64
             gram = gram_matrix(rows, dtype, unit=unit)
         return _TaskState(task=task, unit=unit, gram=gram, problem=problem, measure_residual=measure_residual)

@@ -1,4 +1,4 @@
-"""Add baselines to a suite: what a user would do instead of a coreset or a minibatch rule, at the same relative cost.
+"""Add the obvious alternatives to a coreset or a minibatch rule to a suite, as baselines of the same relative cost.
 
 Pure but for `extents`, which says how many examples a method's data have, and what its network's passes cost.
 """

@@ -1,4 +1,4 @@
-"""What runs of a suite need before they can begin: weights of another method, or scores that are made once for all."""
+"""What runs of a suite need before they can start: weights of another method, or scores computed once for all runs."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def find_weights_gone(folder: Path, runs: Sequence[Run], pending: Sequence[Run])
 class Scoring:
     """Training of a method, once with the suite's first seed, to score all examples for the runs of all seeds.
 
-    score : its name in GRADIENTS. path : of the file of scores; the settings stand beside it.
+    score : its name in GRADIENTS. path : of the file of scores; the settings are next to it.
     """
 
     method: str

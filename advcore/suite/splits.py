@@ -1,4 +1,4 @@
-"""Which data split the runs of a suite are on: each seed on one of its own, or all on the same."""
+"""Which data split the runs of a suite use: one per seed, or the same for all."""
 
 from collections.abc import Iterator, Mapping
 

@@ -212,6 +212,8 @@ def find_when_problem(trainer: "Trainer") -> SettingProblem | None:
     if trainer.schedule.is_beside_pool:
         return must("when", "null with schedule: pool", when, "headroom of real images says nothing about the pool's")
     if trainer.selector.partition == "per_batch":
-        return must("when", "null with partition: per_batch", when, "blocks are no random subset of as many examples")
+        return must(
+            "when", "null with partition: per_batch", when, "blocks are not a random subset of as many examples"
+        )
     problem = explain_rule(trainer.minibatch)
     return check(problem is None, "when", "null where no headroom is measured", when, problem or "")

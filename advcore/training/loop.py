@@ -78,7 +78,7 @@ class Loop:
 
     catcher : catches gradient rows in training, for selections that read them; else None.
     scores : taken over epochs, for solvers that read such scores; else None. coreset : the last one chosen.
-    infinite : parameters that held infinity when the run began, which is no divergence.
+    infinite : parameters that held infinity when the run began, which is not divergence.
     place : how far the run is; where there is a snapshot, as far as that of the run that continues.
     notes : on submodules in eval mode and outputs of the model that hold more than logits, for events.
     """
@@ -156,9 +156,9 @@ class Loop:
             return self.run.out
 
     def _run_epoch(self) -> None:
-        """Run the present epoch from where it was stopped, go to the next one, and tell the listener.
+        """Run the present epoch from where it was stopped, go to the next one, and inform the listener.
 
-        A signal stops it between two steps, or in work that only looks at the model and is then done anew.
+        A signal stops it between two steps, or in work that only looks at the model and is then done again.
         """
         out = self.run.out
         listener = self.run.listener

@@ -67,7 +67,7 @@ class LoopSettings:
     memory : how perturbations are remembered, for an attack with `start: remembered`.
     speed : precision and layout of the model's passes, and the like.
     trainable : which parameters train: "all", "head", or names of parameters or modules, separated by commas, with *
-        for anything: "layer4, fc.*". The others rest, and modules that hold nothing else are in eval mode.
+        for anything: "layer4, fc.*". The others are frozen, and modules that hold nothing else are in eval mode.
     head_epochs : first epochs that run in which the head alone trains, >= 0: its fit to trained features comes before
         these move.
     awp : adversarial weight perturbation, which works without a minibatch rule; null for none.
@@ -95,7 +95,7 @@ class LoopSettings:
 
     def __post_init__(self) -> None:
         require(
-            check_at_least("batch_size", self.batch_size, 2, "BatchNorm cannot learn from one example"),
+            check_at_least("batch_size", self.batch_size, 2, "BatchNorm cannot train on one example"),
             check_one_of("normalise", self.normalise, NORMALISE),
             check_one_of("attack_mode", self.attack_mode, ATTACK_MODES),
             check_within("eps_ramp", self.eps_ramp, 0, 10_000),
@@ -187,7 +187,7 @@ def resolve_speed(speed: Speed, model: nn.Module, train: Source, snapshot: Snaps
     """Decide how passes of the model run on the data's device, for as many processes as there are.
 
     snapshot : of the run that is continued, from which settings that are left out are taken. Raises CheckpointError for
-        what is no snapshot.
+        anything but a snapshot.
     """
     if snapshot is not None:
         try:

@@ -1,4 +1,4 @@
-"""What training beside a pool asks of a trainer's settings, and of the selections that choose from it."""
+"""What training with a pool requires of a trainer's settings, and of the selections that choose from it."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def refuse_pool(trainer: "Trainer", model: nn.Module, train: Source) -> None:
-    """Raise ConfigError or DataError for a pool beside the training data that these settings cannot work with.
+    """Raise ConfigError or DataError for a pool that these settings cannot work with.
 
-    So too for settings that only work beside a pool, where there is none. Cost, where there is a pool: one forward pass
+    So too for settings that only work with a pool, where there is none. Cost, where there is a pool: one forward pass
     of two images.
     """
     if not isinstance(train, Pooled):
@@ -50,7 +50,7 @@ def refuse_pool(trainer: "Trainer", model: nn.Module, train: Source) -> None:
 
 
 def _list_pool_only(trainer: "Trainer") -> Iterator[SettingProblem | None]:
-    """Yield what a run without a pool has of a run beside one."""
+    """Yield what a run without a pool has of a run with one."""
     is_alone = not trainer.schedule.is_beside_pool
     yield check(is_alone, "selection.schedule", "'compressed' or 'acs' without data.pool", "pool", "name a pool")
     target = getattr(trainer.selector, "target", "train")

@@ -1,4 +1,4 @@
-"""What a trainer and its selector have in common: given once, and the same in both."""
+"""Settings that a trainer and its selector share: given once, and the same in both."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,9 +19,9 @@ _WAY_OUT = "give selector and trainer the same; Trainer(solver=..., budget=...) 
 
 
 def expand_selection(trainer: "Trainer", budget: float | None, solver: Solver | None) -> dict[str, object]:
-    """Return the schedule and the selector that `Trainer(budget=..., solver=...)` stand for, by name.
+    """Return the schedule and the selector that `Trainer(budget=..., solver=...)` abbreviate, by name.
 
-    A selector of the solver has everything else from the trainer. Raises ConfigError for a solver beside a selector,
+    A selector of the solver has everything else from the trainer. Raises ConfigError for a solver with a selector,
     and for one without a budget.
     """
     schedule = trainer.schedule

@@ -72,7 +72,7 @@ def take_snapshot(loop: "Loop") -> Snapshot:
 def restore(loop: "Loop", snapshot: Snapshot) -> None:
     """Put a snapshot into a loop of the same run; the snapshot stays as it is.
 
-    Raises ConfigError for a snapshot of another seed or other data, CheckpointError for what is no snapshot.
+    Raises ConfigError for a snapshot of another seed or other data, CheckpointError for anything but a snapshot.
     """
     try:
         _restore(loop, snapshot)

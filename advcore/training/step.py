@@ -238,7 +238,7 @@ class Batch:
 
 
 class Images(NamedTuple):
-    """Images to learn from, clean or attacked (B, C, H, W), with their labels (B,) and weights (B,)."""
+    """Images to train on, clean or attacked (B, C, H, W), with their labels (B,) and weights (B,)."""
 
     x: Tensor
     y: Tensor
@@ -246,7 +246,7 @@ class Images(NamedTuple):
 
 
 class PlainStepper:
-    """Steps on whole batches: every example is attacked and learned from.
+    """Steps on whole batches: every example is attacked and trained on.
 
     factors : (N,) what the weight of each example is multiplied by in this epoch, 0 for those that it leaves out; None
     where it trains on all of them, as they are weighted.
