@@ -110,7 +110,7 @@ def load_plugins(paths: Iterable[str | Path] = ()) -> None:
     """Load the plug-ins of installed packages, and then the files at `paths`; each once.
 
     The folder of a file is the last place where its imports are looked for while it is loaded.
-    Raises ConfigError for a path that is no Python file, PluginError for whatever a plug-in raises.
+    Raises ConfigError for a path that is not a Python file, PluginError for whatever a plug-in raises.
     """
     for point in importlib.metadata.entry_points(group="advcore.plugins"):
         if point.module not in {plugin.module.__name__ for plugin in LOADED}:

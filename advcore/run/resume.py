@@ -187,7 +187,7 @@ def _is_done(before: RunRecord, changed: list[Change], path: Path) -> bool:
 
 
 def _load_record(path: Path) -> tuple[RunRecord, list[str]]:
-    """Return the record of a run that was begun, and a line about its file where that is missing or damaged.
+    """Return the record of a run that was started, and a line about its file where that is missing or damaged.
 
     The newest state holds all that it takes to continue without the file. Raises AdvcoreError where there is no state.
     """

@@ -43,8 +43,8 @@ def run(
     """Train, select and evaluate in the folder `path`, and return the record.
 
     The folder is locked, and every place in it tried before. `record.json` is brought up to date after every epoch.
-    Beside it are `metrics.jsonl` and `metrics.csv`, one row per epoch; in `checkpoints/` the states "last", "best" and,
-    after a catastrophic overfitting, "before_collapse" (.safetensors with its JSON), and the final evaluation's
+    Next to it are `metrics.jsonl` and `metrics.csv`, one row per epoch; in `checkpoints/` the states "last", "best"
+    and, after catastrophic overfitting, "before_collapse" (.safetensors with its JSON), and the final evaluation's
     verdict on each test image (last-verdicts.npz, and best-verdicts.npz if the best state is another one);
     `coresets/epoch-NNN.npz`; what trackers keep, in `tracking/`; and `states/`, from which `resume` continues. Of
     several processes, only the first one reads and writes files of the run.

@@ -163,7 +163,7 @@ class AdversarialCoreset(SelectionSettings):
         ledger : also counts this selection's passes and seconds.
         on_chunk : called with the number of examples attacked so far and in all.
 
-        Raises DataError, ConfigError, BudgetError for what the user can mend, NonFiniteError if the model has diverged,
+        Raises DataError, ConfigError, BudgetError for what the user can fix, NonFiniteError if the model has diverged,
         NoMemoryError where the work cannot be cut into smaller pieces.
         """
         source = as_source(cast(MapStyle, dataset), find_device(model))  # torch's Dataset does not declare a length

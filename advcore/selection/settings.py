@@ -28,7 +28,7 @@ class SelectionSettings:
     ----------
     partition : "whole", "per_class", "per_batch" or "per_class_per_gradient".
     budget : share of the data to keep, in (0, 1]; K = max(1, round(budget N)). 1.0 keeps all data with weight 1, and
-        neither attacks nor solves. Beside data.pool it is the share of the pool.
+        neither attacks nor solves. With data.pool it is the share of the pool.
     rows : "full", "weight" or "bias": which part of the head's gradient is matched.
     blocks : for per_batch: "permuted" (again at every selection) or "stored_order" (as published).
     chunk_size : examples attacked at once; a multiple of 16. The result does not depend on it beyond float rounding.

@@ -124,7 +124,7 @@ class Loop:
         speed = agree_on_speed(wanted, run.model, run.train, snapshot)
         if speed.channels_last != wanted.resolve(self.device, family=find_family(run.model)).channels_last:
             run.out.add_events(
-                0, Event("speed", "the model cannot take images in channels_last format; they are in contiguous format")
+                0, Event("speed", "the model cannot take channels-last images; channels-first ones are used")
             )
         return speed
 

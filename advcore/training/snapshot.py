@@ -134,8 +134,8 @@ def _restore_results(loop: "Loop", snapshot: Snapshot) -> None:
 def _restore_optimizer(optimizer: torch.optim.Optimizer, state: Snapshot) -> None:
     """Load an optimiser's state dict, but keep how this optimiser steps and how its tensors lie in memory.
 
-    Snapshots know no memory layout, and a fused step goes through memory as it lies. They hold no settings that are no
-    plain values either.
+    Snapshots know no memory layout, and a fused step goes through memory as it lies. They hold only settings that
+    are plain values.
     """
     present_groups = optimizer.state_dict()["param_groups"]
     groups = [

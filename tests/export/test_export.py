@@ -215,7 +215,7 @@ def test_nothing_is_overwritten_unasked_and_nothing_but_an_export_at_all(advcore
     other.mkdir()
     (other / "thesis.tex").write_text("all of it")
     code, _, err = advcore("export", run, "--out", other, "--overwrite")
-    assert code == 2 and "no export" in err and (other / "thesis.tex").exists()
+    assert code == 2 and "not an export" in err and (other / "thesis.tex").exists()
     assert advcore("export", run, "--out", run, "--overwrite")[0] == 2 and (run / "record.json").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"out", "other"}  # nothing half-made
 

@@ -103,7 +103,7 @@ def test_the_command_prints_what_it_uploads_and_a_failure_is_one_line(advcore, a
     monkeypatch.setattr(api, "error", OSError("no\nnetwork"))
     code, _, err = advcore("export", tmp_path, "--push", "me/model")
     assert code == 3 and err == (
-        f"advcore: --push me/model: nothing is uploaded (OSError: no network); the export is in {export}: mend that, "
+        f"advcore: --push me/model: nothing is uploaded (OSError: no network); the export is in {export}: fix this, "
         f"then hf upload me/model {export}\n"
     )
 

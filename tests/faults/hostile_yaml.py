@@ -34,10 +34,10 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
     "alias in itself": ("a: &a [1, {b: *a}]", "inside the value of its own anchor"),
     "merge of itself": ("a: &a {b: 1, <<: *a}", "inside the value of its own anchor"),
     "alias of nothing": ("a: *b", "has no anchor before it"),
-    "anchor twice": ("a: &a 1\nb: &a 2", "stands twice"),
+    "anchor twice": ("a: &a 1\nb: &a 2", "is defined twice"),
     "merge of a number": ("a: {<<: 3}", "<< must be a mapping, or a list of mappings, got 3"),
     "merge of lists": ("a: {<<: [[{b: 1}]]}", "<< must be a mapping, or a list of mappings, got [{'b': 1}]"),
-    "two merges": ("a: &a {b: 1}\nc: {<<: *a, <<: *a}", "'<<' stands twice"),
+    "two merges": ("a: &a {b: 1}\nc: {<<: *a, <<: *a}", "'<<' appears twice"),
     "merge key as a value": ("a: <<", "<< must be the key of a merge"),
     # nesting
     "open brackets": (fill("["), "30 deep"),
@@ -67,10 +67,10 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
     "tag of text": ("a: !!str 3", "the tag '!!str' of '3'"),
     "tag without a name": ("a: ! 3", "the tag '!' of '3'"),
     # keys
-    "4,000 keys, one of them twice": ("".join(f"k{i}: 1\n" for i in range(4_000)) + "k7: 2", "'k7' stands twice"),
-    "one key 4,000 times": ("k: 1\n" * 4_000, "'k' stands twice"),
-    "a number and its text": ("1: 1\n'1': 2", "'1' stands twice"),
-    "one number in two forms": ("1: 1\n1.0: 2", "1.0 stands twice"),
+    "4,000 keys, one of them twice": ("".join(f"k{i}: 1\n" for i in range(4_000)) + "k7: 2", "'k7' appears twice"),
+    "one key 4,000 times": ("k: 1\n" * 4_000, "'k' appears twice"),
+    "a number and its text": ("1: 1\n'1': 2", "'1' appears twice"),
+    "one number in two forms": ("1: 1\n1.0: 2", "1.0 appears twice"),
     "a list as a key": ("? [1]\n: 2", "must be text"),
     "a list as a key by alias": ("a: &a [1]\n*a : 2", "must be text"),
     # characters

@@ -197,7 +197,7 @@ def test_every_line_that_stands_twice_is_named(tmp_path):
     for i, line in enumerate(lines):
         if not line.endswith(":"):
             found = refused(tmp_path / "f.yaml", "\n".join([*lines[: i + 1], line, *lines[i + 1 :]]))
-            assert f"line {i + 2}, " in found and f"{line.split(':')[0].strip()!r} stands twice" in found
+            assert f"line {i + 2}, " in found and f"{line.split(':')[0].strip()!r} appears twice" in found
 
 
 @pytest.mark.case("G3")

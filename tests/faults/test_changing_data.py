@@ -203,7 +203,7 @@ def test_a_view_that_changes_is_refused_where_it_is_selected_on(model, source, v
     trainer = build_trainer(solver)
     message = refuse(DataError, lambda: trainer.fit(model, view(source), seed=0))
     number = message.partition("of example ")[2].split()[0]
-    count = message.partition("again (")[2].split()[0]
+    count = message.partition("second time (")[2].split()[0]
     assert message == f"the image of example {number} {IMAGES.format(count)}"
     if isinstance(solver, GradMatch):
         assert refuse(DataError, lambda: select(model, view(source))).startswith("the image of example ")

@@ -85,7 +85,9 @@ def test_a_black_box_that_beats_the_white_boxes_of_its_own_run_is_flagged(name):
     after = result.attacks[0]["after"]
     broken, left = (round(N * share) for share in (after["fab-t"] - after["square"], after["fab-t"]))
     images = "1 image" if broken == 1 else f"{broken} images"
-    line = f"masked: the black box square breaks {images} of the {left} that the white boxes of autoattack leave right"
+    line = (
+        f"masked: the black box square breaks {images} of the {left} that the white boxes of autoattack leave correct"
+    )
     assert line in result.flags
 
 

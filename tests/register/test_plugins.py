@@ -183,7 +183,7 @@ def test_a_plug_in_that_fails_shows_its_own_traceback_and_ends_with_2(advcore, t
 def test_a_network_that_fails_shows_the_traceback_of_its_own_code(advcore, my_net, run_file):
     my_net.write_text(NET.replace("self.classify(self.body(x))", "self.classify(self.nothing(x))"))
     status, _, err = advcore("check", run_file, "--plugin", my_net)
-    assert status == 2 and "self.nothing(x)" in err and "advcore: a plug-in raises AttributeError" in err
+    assert status == 2 and "self.nothing(x)" in err and "advcore: a plug-in raised AttributeError" in err
     assert "/advcore/" not in err
 
 
@@ -274,5 +274,5 @@ def test_an_installed_package_registers_too(monkeypatch, tmp_path):
     plugins.LOADED.clear()
     del sys.modules["advcore_plugin_package"], TABLES["models"]["my_net"]
     path.write_text("raise KeyError('broken')")
-    with pytest.raises(plugins.PluginError, match="the installed plug-in mine .* raises KeyError: 'broken'"):
+    with pytest.raises(plugins.PluginError, match="the installed plug-in mine .* raised KeyError: 'broken'"):
         plugins.load_plugins()

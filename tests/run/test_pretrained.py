@@ -95,7 +95,7 @@ def test_weights_that_are_named_and_not_taken_are_told_of(caplog):
     begin(**GREY_VIT | {"name": f"timm:{TAG}"})
     assert caplog.messages == [
         "model.name names the weights augreg_in21k_ft_in1k, but training starts from random ones; "
-        "model.weights: timm takes them"
+        "model.weights: timm loads them"
     ]
 
 
@@ -109,7 +109,7 @@ def test_a_file_is_fitted_to_another_size_of_images_and_what_is_given_wins(tmp_p
     assert torch.equal(state["pos_embed"][:, 0], larger["pos_embed"][:, 0])
     assert float(prepared.model[0].mean) == 0.25
     note = prepared.plan.notes["weights"]
-    assert "[8, 3, 4, 4] -> [8, 1, 2, 2], pos_embed [1, 10, 8] -> [1, 17, 8]; their own" in note
+    assert "[8, 3, 4, 4] -> [8, 1, 2, 2], pos_embed [1, 10, 8] -> [1, 17, 8]; the cost" in note
     deeper = {**model, "options": GREY_VIT["options"] | {"depth": 2}}
     refuse("is a checkpoint of another model; 14 keys differ", "1.blocks.1.", "/ not in the file", **deeper)
 

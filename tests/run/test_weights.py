@@ -83,7 +83,7 @@ def test_weights_of_another_network_are_refused_with_the_keys(tmp_path, new_head
     path = save(build_network(width=width), tmp_path / "net.pt")
     with pytest.raises(CheckpointError, match="model.weights: .*is a checkpoint of another model") as caught:
         prepare(configure(path, new_head=new_head))
-    assert len(caught.value.lines) == 1 and "new_head: true begins" not in str(caught.value)
+    assert len(caught.value.lines) == 1 and "new_head: true starts" not in str(caught.value)
 
 
 def test_a_file_that_is_none_is_one_line(tmp_path):

@@ -284,7 +284,7 @@ def test_a_model_that_cannot_lie_channels_last_is_left_as_it_is(source, monkeypa
     as_on_cuda = speed.replace(speed.PLAIN, channels_last=True)
     monkeypatch.setattr(Speed, "resolve", lambda self, device, processes=1, family=None: as_on_cuda)
     out, _ = trained(Views(), source, Speed())
-    assert out.events[0]["kind"] == "speed" and "channels first" in out.events[0]["event"]
+    assert out.events[0]["kind"] == "speed" and "channels-first" in out.events[0]["event"]
 
 
 def test_no_compiled_model_is_kept(model, source):

@@ -226,7 +226,7 @@ def test_bad_settings_name_themselves_and_their_value(setting, value):
 def test_a_ramp_has_one_length():
     with pytest.raises(ConfigError) as error:
         trainer(eps_ramp=2, eps_ramp_share=0.5)
-    line = "eps_ramp_share must be 0 beside eps_ramp, got 0.5; one of them says how long the ramp is"
+    line = "eps_ramp_share must be 0 with eps_ramp, got 0.5; one of them says how long the ramp is"
     assert str(error.value) == line
 
 
