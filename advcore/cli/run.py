@@ -24,7 +24,7 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run in its folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that folder.")] = False,
 ) -> None:
-    """Train, select and evaluate as FILE specifies, and write a record."""
+    """Train, select and evaluate as FILE specifies; write a record."""
     from advcore import distributed
     from advcore.config.load import load
     from advcore.reporting.tables import list_closing_rows
