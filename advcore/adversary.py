@@ -122,7 +122,7 @@ def perturb(
         with torch.no_grad():
             clean = forward(x)
     if get_speed().channels_last and getattr(attack, "elementwise", False):
-        x = x.contiguous(memory_format=torch.channels_last)  # as its gradients lie: mixed layouts are slow to add
+        x = x.contiguous(memory_format=torch.channels_last)  # as its gradients are: mixed layouts are slow to add
     if get_speed().graphed and isinstance(forward, CountedModel) and not forward.model.training:
         x_adv = _perturb_by_graph(forward, objective, attack, x, y, clean=clean, generator=generator)
         if x_adv is not None:

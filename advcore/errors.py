@@ -97,7 +97,7 @@ class UnreadableError(CheckpointError):
 
 
 class UnsafeFileError(UserError):
-    """A file that cannot be read without running code from it, or that lies where it must not."""
+    """A file that cannot be read without running code from it, or that is in a forbidden place."""
 
 
 class NonFiniteError(AdvcoreError):
@@ -229,7 +229,7 @@ def explain_missing_package(package: str, needed_for: str, extra: str | None, ca
 
 # A full disk, a quota, a limit on a file's size.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Errors that only files have, or that are nobody's mistake: they are reported even where no file is named.
+# Errors that only files have, or that are not a mistake: they are reported even where no file is named.
 _OF_THE_MACHINE = (*NO_ROOM, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 

@@ -23,7 +23,7 @@ def suggest_nearest(
     """Offer the known word that `value` probably means, as a question; "" where none is likely.
 
     Case, hyphens, underscores and spaces do not count. A word that the field uses for another goes before one that is
-    merely spelt similarly.
+    only spelt similarly.
 
     Parameters
     ----------

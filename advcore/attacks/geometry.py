@@ -144,7 +144,7 @@ def _find_shortening(size: Tensor, room: Tensor, eps: float) -> Tensor:
 
 
 def step_l1(x_adv: Tensor, gradient: Tensor, step_size: float, sparsity: float = 0.05) -> Tensor:
-    """Move the pixels with the largest gradients (B, ...), all by the same length, in sum by `step_size`.
+    """Move the pixels with the largest gradients (B, ...), all by the same length, by `step_size` in total.
 
     `sparsity` is the share of an image's pixels that move, at least one pixel. Those that the gradient would push out
     of [0, 1], or whose gradient is 0, do not move: where too few are left, fewer move, and farther.

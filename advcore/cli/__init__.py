@@ -61,7 +61,7 @@ def main() -> None:
     """
     prepare_environment()  # before a command imports torch, which reads the environment once
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    keep_freed_memory()  # allowed here, since nobody else uses this process
+    keep_freed_memory()  # allowed here, since the process runs nothing else
     try:
         with catch_signals(), join_processes():
             code = app(standalone_mode=False) or 0

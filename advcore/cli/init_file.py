@@ -57,7 +57,7 @@ class Survey:
 
 
 def find_kind(path: Path) -> str:
-    """Return the `data.name` of what lies at a path. Raises ConfigError for anything else."""
+    """Return the `data.name` of the data at a path. Raises ConfigError for anything else."""
     require(check(path.exists(), "DATA", _KINDS, str(path), "it does not exist"), _check_characters(path))
     if path.is_file():
         require(check(path.suffix == ".npz", "DATA", _KINDS, str(path)))

@@ -57,7 +57,7 @@ def _run_skipped_checks(entries: "Sequence[ErrorDetails]", raw: object) -> list[
 
 
 def _check_section(cls: type, section: Mapping, wrong: Collection[str]) -> list[SettingProblem]:
-    """Return what the checks of `cls` say about the settings of a section that are there and not `wrong`.
+    """Return what the checks of `cls` say about the settings of a section that are given and not `wrong`.
 
     The sections inside it have not been built: they are left out, as what is wrong is.
     """

@@ -15,7 +15,7 @@ from advcore.settings import settings
 
 LAYOUTS = ("channels_first", "channels_last")
 _ASKED = ("x_train", "y_train", "x_test", "y_test")
-# What people call images, labels and parts; compared in lower case.
+# Common names of images, labels and parts; compared in lower case.
 _STEMS = {"x": ("x", "images", "image", "imgs", "img"), "y": ("y", "labels", "label", "targets", "target")}
 _PARTS = {"train": ("train", "training"), "test": ("test",), "val": ("val", "valid", "validation")}
 _PLACES = "an .npz file, or a folder with train.npz and test.npz"

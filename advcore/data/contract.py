@@ -127,7 +127,7 @@ def read_batches(model: nn.Module, source: Source, chunks: Sequence[Tensor]) -> 
 def read_first_images(model: nn.Module, source: Source) -> Tensor:
     """Return the first two images, or the only one, as `read_batches` gives them: enough to see shapes in a model.
 
-    Raises DataError unless they are in [0, 1], which a source of somebody else's may not have looked at.
+    Raises DataError unless they are in [0, 1], which a user's own source may not have checked.
     """
     indices, x, _ = next(read_batches(model, source, [torch.arange(min(2, len(source)))]))
     check_images(x, indices)

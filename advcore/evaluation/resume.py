@@ -31,7 +31,7 @@ def count_passes(ledger: CostLedger) -> Tensor:
 # passes : (3,) double, forward and backward passes, and operations, that it took.
 # verdicts : (B,) bool for each key: which examples are right at the clean image ("clean") and under each attack (its
 # position: "0", "1", ...).
-# examples : x_adv (B, C, H, W) for each attack by its position; empty where nobody asked for them.
+# examples : x_adv (B, C, H, W) for each attack by its position; empty where they were not asked for.
 PieceResult = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
 
 

@@ -188,7 +188,7 @@ def _compute_checks(
 ) -> dict[str, dict[str, Tensor]]:
     """Compute the logits that the loader compares with its own.
 
-    They are those of noise, which is nobody's data, and of `samples` stratified test images, or all if there are fewer.
+    They are those of noise, which is not private, and of `samples` stratified test images, or all if there are fewer.
     """
     with preserve_random_state(), borrow(net), torch.no_grad(), force_float32():
         noise = Stream(seed=0, purpose="export").at(torch.arange(_NUM_NOISE)).uniform((_NUM_NOISE, *shape))

@@ -12,7 +12,7 @@ _KINDS = {".json", ".md", ".npz", ".parquet", ".py", ".safetensors"}
 
 
 def check_push(repo: str) -> None:
-    """Raise ConfigError unless `repo` is OWNER/REPO, the hub's package is there, and it has a token."""
+    """Raise ConfigError unless `repo` is OWNER/REPO, the hub's package is installed, and it has a token."""
     with require_package("huggingface_hub", "--push", "hf"):
         from huggingface_hub import get_token
         from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -42,7 +42,7 @@ def push(folder: Path, repo: str, *, private: bool = False) -> str:
     """Upload an export to the repository `repo`, OWNER/REPO, as one commit; return its address.
 
     A repository that is not there is made, for everybody to read unless `private`. Raises ConfigError for another
-    folder, and for one that is there and everybody can read where it is to be private; AdvcoreError where the hub
+    folder, and for a public one where it is to be private; AdvcoreError where the hub
     refuses or is not reached.
     """
     files = [path.as_posix() for path in list_files(folder)]

@@ -29,7 +29,7 @@ class Pretrained:
     """Named pretrained weights: where they are stored, and the images that they were trained on.
 
     repository : on the Hugging Face hub; "" for a file at `url`. mean, std : numbers per channel that the images were
-    normalised by, and size : their side in pixels; none and 0 where nobody says so.
+    normalised by, and size : their side in pixels; none and 0 where they are not known.
     """
 
     name: str

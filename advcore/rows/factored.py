@@ -81,7 +81,7 @@ class FactoredRows:
         )
 
     def move_to(self, device: torch.device) -> "FactoredRows":
-        """Return the same rows in the memory of a device; these themselves where they are there."""
+        """Return the same rows in the memory of a device; the rows themselves if they are there."""
         if self.device == device:
             return self
         residuals = tuple(part.to(device) for part in self.residuals)

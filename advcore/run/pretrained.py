@@ -100,7 +100,7 @@ def find_file(source: Pretrained, *, download: bool) -> Path:
 
 
 def _find_on_hub(source: Pretrained, *, download: bool) -> Path:
-    """Look into the cache first: what is there stays what it was, and needs no network."""
+    """Look in the cache first: cached files never change, and need no network."""
     with require_package("huggingface_hub", source.name, "hf"):
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
         from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError

@@ -134,10 +134,10 @@ def put_state(model: nn.Module, saved: State, path: Path, *, left_out: Collectio
 
 
 def _unwrap_names(saved: State, expected: State, path: Path) -> State | None:
-    """Return what is saved under the expected names, all of which have the same prefix; None unless all are there.
+    """Return what is saved under the expected names, all of which have the same prefix; None unless all exist.
 
     Without a prefix, all else that is saved is returned too, so that it is refused as not of the model. What
-    `_WRAPPERS` names is left out. Raises CheckpointError where the names are there under several prefixes.
+    `_WRAPPERS` names is left out. Raises CheckpointError where the names occur under several prefixes.
     """
     names = {_leave_out_wrappers(name): name for name in expected}
     values = {_leave_out_wrappers(name): value for name, value in saved.items() if name != AVERAGED}
@@ -188,7 +188,7 @@ def find_checkpoint(path: Path, which: str = "last", config: RunConfig | None = 
     """Return the file that `--checkpoint` means: `last` or `best` of the run folder `path`, or the path `which`.
 
     config : the settings in `path`, where that may be a run file. A run file has no checkpoints; the error suggests the
-        folder that its run is written to by default, if that is there.
+        folder that its run is written to by default, if that exists.
 
     Raises CheckpointError where the run has no such file, UnsafeFileError for a link that leads out of the folder. Of a
     path `which`, nothing is checked.

@@ -10,7 +10,7 @@ from advcore.errors import ConfigError, must
 
 _WAY_OUT = "wrap it in a module that returns them, or an object with .logits"
 
-# Descriptions of the outputs that held more than logits (`note_outputs`); None where nobody asks for them.
+# Descriptions of the outputs that held more than logits (`note_outputs`); None where they are not collected.
 _notes: ContextVar[list[str] | None] = ContextVar("notes", default=None)
 
 

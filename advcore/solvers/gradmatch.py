@@ -80,7 +80,7 @@ class GradMatch:
         return self.together([Task(rows=rows, k=k, target=target, generator=generator)])[0]
 
     def together(self, tasks: Sequence[Task]) -> list[Selection]:
-        """Solve several tasks; those whose Gram matrices lie where that is faster advance as one batch."""
+        """Solve several tasks; those with Gram matrices on a device where that is faster advance as one batch."""
         in_blocks = {i: self._match_in_blocks(task) for i, task in enumerate(tasks) if self._is_cut(len(task.rows))}
         others = iter(self._match_together([task for i, task in enumerate(tasks) if i not in in_blocks]))
         return [in_blocks[i] if i in in_blocks else next(others) for i in range(len(tasks))]
@@ -155,7 +155,7 @@ class GradMatch:
         return norms, target
 
     def _pursue(self, batch: list["_TaskState"]) -> list[Pursuit]:
-        """Run a round of each task: together where their Gram matrices lie where that is faster."""
+        """Run a round of each task: together if their Gram matrices are on a device where that is faster."""
         problems = [state.problem for state in batch]
         grams = [state.gram for state in batch if state.gram is not None and is_faster_batched(state.gram)]
         if grams:

@@ -178,7 +178,7 @@ def make_random(config: RunConfig) -> tuple[str, RunConfig]:
 def make_random_static(config: RunConfig) -> tuple[str, RunConfig]:
     """Return the method of `make_random` with one random subset for the whole run, and a name for it.
 
-    Reference: Kaufmann et al. 2022 (arXiv 2207.00694), who drop random examples for good. Differs: after the method's
+    Reference: Kaufmann et al. 2022 (arXiv 2207.00694), who drop random examples for ever. Differs: after the method's
     own warm start on all data.
     """
     name, twin = make_random(config)

@@ -80,7 +80,7 @@ def _find_seed_problem(setting: str) -> SettingProblem | None:
 
 
 def _find_folder_problem(settings: list[str], out: Path | None) -> SettingProblem | None:
-    """Return the problem of overrides whose records would lie among those of the suite's settings."""
+    """Return the problem of overrides whose records would be mixed with those of the suite's settings."""
     harmless = (*ELSEWHERE, "data.path")  # of a path, only the last part is compared with the records
     other = [setting for setting in settings if not is_among(setting, harmless)]
     if not other or out is not None:

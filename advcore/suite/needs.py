@@ -92,7 +92,7 @@ def list_scorings(suite: Suite, methods: Mapping[str, RunConfig], pending: Seque
 
 
 def find_other_scores(scorings: Sequence[Scoring]) -> list[SettingProblem]:
-    """Return a problem for each file of scores that is there, but was made with other settings."""
+    """Return a problem for each existing file of scores that was made with other settings."""
     problems = []
     for scoring in scorings:
         if not scoring.path.exists() or not scoring.settings.exists():
@@ -162,7 +162,7 @@ def split_by_needs(pending: Sequence[Run]) -> tuple[list[Run], list[Run]]:
 
 
 def has_weights(run: Run) -> bool:
-    """Return whether the weights that a run begins with are there."""
+    """Return whether the weights that a run starts from exist."""
     return Path(str(run.config.model.weights)).exists()
 
 

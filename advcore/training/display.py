@@ -48,7 +48,7 @@ def show_training(run: "Run", progress: bool | None) -> Iterator[Listener]:
 
 
 def _is_watched() -> bool:
-    """Return whether somebody reads stderr as it is written."""
+    """Return whether stderr is read as it is written."""
     from rich.console import Console
 
     return bool(sys.stderr and sys.stderr.isatty()) or Console().is_jupyter

@@ -118,7 +118,7 @@ class Loop:
             raise ConfigError(must("optimizer.weight_decay", rule, decay, way_out))
 
     def _decide_speed(self, snapshot: Snapshot | None) -> Speed:
-        """Decide how passes run; an event says so where the model refuses images that lie channels last."""
+        """Decide how passes run; an event says so where the model refuses channels-last images."""
         run = self.run
         wanted = suit_speed(run.trainer.speed, run.trainer.optimizer)
         speed = agree_on_speed(wanted, run.model, run.train, snapshot)

@@ -132,9 +132,9 @@ def _restore_results(loop: "Loop", snapshot: Snapshot) -> None:
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, state: Snapshot) -> None:
-    """Load an optimiser's state dict, but keep how this optimiser steps and how its tensors lie in memory.
+    """Load an optimiser's state dict, but keep how this optimiser steps and how its tensors are laid out in memory.
 
-    Snapshots know no memory layout, and a fused step goes through memory as it lies. They hold only settings that
+    Snapshots hold no memory layout, which a fused step follows. They hold only settings that
     are plain values.
     """
     present_groups = optimizer.state_dict()["param_groups"]
