@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from advcore.suite.bench import Bench
     from advcore.suite.suite import Run
 
+_Seconds = Annotated[
+    float | None, typer.Option(help="Stop after N seconds; progress is saved, rerun the same command to continue.")
+]
 _Table = Annotated[bool, typer.Option("--table", help="Run nothing; print the tables and write them to files.")]
 
 
@@ -25,9 +28,7 @@ def bench(
     size: Annotated[str | None, typer.Option(help="Size to run, one of those defined in the suite.")] = None,
     jobs: Annotated[int, typer.Option(help="Number of simultaneous runs; they share the CPU threads.")] = 1,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Run only part I of N, counting from 1.")] = None,
-    seconds: Annotated[
-        float | None, typer.Option(help="Stop after N seconds; progress is saved, rerun the same command to continue.")
-    ] = None,
+    seconds: _Seconds = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the records; by default the one named in the suite.")
     ] = None,

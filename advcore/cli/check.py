@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from advcore.training.plan import Reference
     from advcore.work import Work
 
+_Headroom = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="RUN",
+        help="Also say whether selection can be worth its cost, judging by the headroom of this run.",
+    ),
+]
+
 
 def check(
     file: arguments.RunFile,
@@ -23,14 +32,7 @@ def check(
     cost: Annotated[
         float | None, typer.Option(help="Also list settings whose relative cost is at most this, such as 0.2.")
     ] = None,
-    from_: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            metavar="RUN",
-            help="Also say whether selection can be worth its cost, judging by the headroom of this run.",
-        ),
-    ] = None,
+    from_: _Headroom = None,
 ) -> None:
     """Check FILE and its data, and print the plan; run nothing.
 
