@@ -106,7 +106,7 @@ def read_indices(indices: Indices | None, size: int) -> Tensor:
         return torch.arange(size)
     rule = "a list or tensor of whole numbers, or a mask"
     if isinstance(getattr(indices, "indices", None), (Tensor, Sequence)):  # of a coreset, or of torch's Subset
-        raise DataError(must("indices", rule, type(indices).__name__, "give its `indices`"))
+        raise DataError(must("indices", rule, type(indices).__name__, "pass its `indices`"))
     if not isinstance(indices, (Tensor, np.ndarray, Sequence)) or isinstance(indices, str):
         raise DataError(must("indices", rule, indices))
     try:
@@ -201,9 +201,9 @@ def _first_logits(model: nn.Module, source: Source) -> Tensor:
             raise DataError(narrow) from None
         way_out = "convert the images, or build the model for them"
         if isinstance(error, TypeError) and "argument" in message:
-            way_out = "wrap it in a module that is called with images alone, by place"
+            way_out = "wrap it in a module that takes only images, as a positional argument"
         raise DataError(
-            f"images must be ones that the model takes, got {source.shape} (channels, height, width), at which it "
+            f"images must suit the model, got {source.shape} (channels, height, width), for which it "
             f"raises {type(error).__name__}: {message}; {way_out}"
         ) from None
     return read_logits(output, len(x))

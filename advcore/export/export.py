@@ -90,7 +90,7 @@ def _list_notes(record: RunRecord, kind: str, coresets: NamedCoresets) -> tuple[
     notes[no_metadata] = kind != "coresets" and not can_write_metadata()
     for entry in record.plugins:
         name = Path(entry["path"]).name
-        notes[f"{name} is not exported: model.py asks for it where it defines the network"] = kind != "coresets"
+        notes[f"{name} is not exported: model.py needs it if it defines the network"] = kind != "coresets"
     return tuple(note for note, applies in notes.items() if applies)
 
 

@@ -34,7 +34,14 @@ def list_files(folder: Path) -> list[Path]:
     """
     files = sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
     others = [path for path in files if path.suffix not in _KINDS or path.is_symlink()]
-    require(check(is_export(folder) and not others, "--push", "of an export alone", str([folder, *others][-1])))
+    require(
+        check(
+            is_export(folder) and not others,
+            "--push",
+            "used on a folder that holds only an export",
+            str([folder, *others][-1]),
+        )
+    )
     return [path.relative_to(folder) for path in files]
 
 

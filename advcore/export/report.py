@@ -243,9 +243,9 @@ def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) ->
     when = "" if epoch is None else f" after epoch {epoch + 1}"
     return [
         parts.Note(
-            f"{text}: as they are, attacked ({attack}), and the perturbation on grey, "
-            f"magnified. The attack is that of selections, on the model's last weights{when}, which are not those of "
-            "the time when it was selected."
+            f"{text}: clean, attacked ({attack}), and the perturbation on grey, "
+            f"magnified. The attack is that of selections, on the model's last weights{when}, not on the weights "
+            "at the time of the selection."
         )
     ]
 

@@ -72,7 +72,7 @@ class Board:
         if data != self.dataset:
             yield f"evaluated on copies of {self.dataset} (data.name: {data}), not on the files that torchvision reads"
         if not config.get("evaluation", {}).get("checks", True):
-            yield "evaluated without the checks that see a random forward pass (evaluation.checks: false)"
+            yield "evaluated without the checks that detect a random forward pass (evaluation.checks: false)"
         yield from (f"flagged {flag}" for flag in results.get("flags", ()) if Flag.read(flag).kind in _BARRED)
 
     def list_overrides(self, data: JsonObject) -> list[str]:

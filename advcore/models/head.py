@@ -159,7 +159,7 @@ def _find_reason(key: str, layer: Head, calls: _Calls, logits: Tensor) -> _Reaso
     try:
         actual, expected = _differentiate(layer, calls.features, logits)
     except RuntimeError as error:
-        way_out = "let gradients reach it: no torch.no_grad() around it, and nothing it reads changed in place"
+        way_out = "let gradients reach it, without torch.no_grad() and without changing its inputs in place"
         return _Reason(f"{key}, at which autograd fails ({describe_exception(error).partition(': [')[0]})", way_out)
     largest = expected.abs().amax()
     precision = max(torch.finfo(calls.dtype).eps, measure_precision(logits))

@@ -75,5 +75,5 @@ def list_disagreements(trainer: "Trainer") -> Iterator[SettingProblem]:
         way_out = "the weights of a batch may sum to 0 or less; or use normalise: none"
         yield must("solver.nonnegative", "true with normalise: batch", False, way_out)
     if has_remembered_start(selector.attack) and not has_remembered_start(trainer.attack):
-        rule = "uniform, or another that needs no memory, without the training attack's"
+        rule = "uniform, or another that needs no memory, unless the training attack starts remembered"
         yield must("attack.start", rule, "remembered")

@@ -284,7 +284,7 @@ def test_the_bundle_of_copies_of_cifar10_claims_nothing_and_says_what_to_run(adv
     assert [line for line in lines if line.startswith("no claim")] == [
         "no claim: not evaluated on the full test set: 0 of 10,000 images by AutoAttack standard, Linf 8/255",
         "no claim: evaluated on copies of cifar10 (data.name: parquet), not on the files that torchvision reads",
-        "no claim: evaluated without the checks that see a random forward pass (evaluation.checks: false)",
+        "no claim: evaluated without the checks that detect a random forward pass (evaluation.checks: false)",
     ]
     file = made / "robustbench.json"
     assert lines[-2] == (

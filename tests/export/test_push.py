@@ -75,14 +75,14 @@ def test_what_no_export_holds_is_never_uploaded(api, export, name):
         (export / name).symlink_to("/etc/passwd")
     else:
         (export / name).write_bytes(b"x")
-    with pytest.raises(ConfigError, match=f"--push must be of an export alone, got '.*{name}'"):
+    with pytest.raises(ConfigError, match=f"--push must be used on a folder that holds only an export, got '.*{name}'"):
         pushing.push(export, "me/model")
     assert api.calls == []
 
 
 def test_a_folder_that_is_no_export_is_never_uploaded(api, export):
     (export / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="--push must be of an export alone, got '.*export'"):
+    with pytest.raises(ConfigError, match="--push must be used on a folder that holds only an export, got '.*export'"):
         pushing.push(export, "me/model")
     assert api.calls == []
 

@@ -524,7 +524,7 @@ NO_INDICES = {
     "text": ("012", f"{RULE} '012'"),
     "slice": (slice(3), f"{RULE} slice(None, 3, None)"),
     "set": ({3}, f"{RULE} {{3}}"),
-    "Subset": (Subset(NATIVE, [1]), f"{RULE} 'Subset'; give its `indices`"),
+    "Subset": (Subset(NATIVE, [1]), f"{RULE} 'Subset'; pass its `indices`"),
     "none in a list": ([None], f"{RULE} [None]"),
     "floats": ([0.0, 1.0], f"{WHOLE} torch.float32 of shape (2,)"),
     "unsigned, beyond": (np.array([2**64 - 1], dtype=np.uint64), "indices must be in 0..23, got -1 to -1"),
