@@ -77,8 +77,8 @@ def seconds() -> str:
     shares = read_json(RECORDS / "solvers/attack-share.json")["results"]["shares"]
     largest = max(one["share"] for one in shares)
     told = (
-        "The preceding attack takes far longer: with ResNet-18, PGD-10 and 2,000 images on the same cores, rows and solve "
-        f"took at most {100 * largest:.2g} % of the attack's time."
+        "The preceding attack takes far longer: with ResNet-18, PGD-10 and 2,000 images on the same cores, rows and "
+        f"solve took at most {100 * largest:.2g} % of the attack's time."
     )
     return f"{to_markdown(('rows', 'solver, partition', 'budget', 'solve'), lines)}\n\n{told}"
 

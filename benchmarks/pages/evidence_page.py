@@ -60,8 +60,8 @@ def _row(found: Groups, name: str, beside: Sequence[str]) -> list[str]:
 
 
 def _table(found: Groups, names: Sequence[str], beside: Sequence[str]) -> str:
-    head = ["method", "seeds", "robust, %", *(f"difference from {other}" for other in beside), unit_of(found).title, SECONDS]
-    head += ["gradient error, as trained", "effective sample size"]
+    head = ["method", "seeds", "robust, %", *(f"difference from {other}" for other in beside)]
+    head += [unit_of(found).title, SECONDS, "gradient error, as trained", "effective sample size"]
     return to_markdown(head, [_row(found, name, beside) for name in names if name in found])
 
 
@@ -114,21 +114,21 @@ benchmarks/measure/staleness.py. See also [methods at equal cost](../benchmarks/
 savings](../benchmarks/savings.md) and that of [minibatch rules](../benchmarks/minibatch.md).
 
 4,000 CIFAR-10 images (JPEG copies; 10 % for validation), small CNN, one attack step of 10/255 in the ball of 8/255, 20
-epochs unless the method changes their number; robust accuracy against PGD-20 on {n} test images, checkpoint `last`, mean
-and sample deviation over seeds. Costs are relative to 20 epochs of PGD-7. A coreset holds 30 % of the data, is chosen per
-class after 4 full epochs by the training attack, and again 4 epochs later. Differences are between runs of the same seed,
-each with its 95 % interval. The section "At once" lists the tests: no difference is beyond chance, so every statement
-about accuracies here is about the means of these runs.
+epochs unless the method changes their number; robust accuracy against PGD-20 on {n} test images, checkpoint `last`,
+mean and sample deviation over seeds. Costs are relative to 20 epochs of PGD-7. A coreset holds 30 % of the data, is
+chosen per class after 4 full epochs by the training attack, and again 4 epochs later. Differences are between runs of
+the same seed, each with its 95 % interval. The section "At once" lists the tests: no difference is beyond chance, so
+every statement about accuracies here is about the means of these runs.
 """
 
 
 SAYS = """- **A selection does what it promises.** The weighted gradient of GradMatch's coreset is many times closer to
-  that of all data than the gradient of a random subset. The first epoch on the coreset costs part of that lead; the rest
-  lasts for all following epochs, without another selection.
-- **That is not what limits training.** Without the weights, with a full attack for the selection, or with a selection in
-  every epoch, the error of the summed gradient changes many times over, and the mean accuracy by less than half a point.
-  A step sees a batch of 64, whose own gradient error is larger than the gradient itself: compared with that noise, an
-  error of a few hundredths in the coreset does not show.
+  that of all data than the gradient of a random subset. The first epoch on the coreset costs part of that lead; the
+  rest lasts for all following epochs, without another selection.
+- **That is not what limits training.** Without the weights, with a full attack for the selection, or with a selection
+  in every epoch, the error of the summed gradient changes many times over, and the mean accuracy by less than half a
+  point. A step sees a batch of 64, whose own gradient error is larger than the gradient itself: compared with that
+  noise, an error of a few hundredths in the coreset does not show.
 - **The means depend most on which examples there are, and on how often the model sees new ones.** One random subset
   for the whole run, only easy examples (EasyCore, by scores of the warm epochs), only the gradients of the biases, and
   classes that lose their share (`whole`) are each behind their comparison by half a point to four.
@@ -136,8 +136,8 @@ SAYS = """- **A selection does what it promises.** The weighted gradient of Grad
   well below N. Rescaled to mean 1 they make steps more than twice as long, and more than two points are lost.
   `training.normalise: none` keeps their scale, and a run now reports when this matters. Per class, the default,
   the sum is N to within a few percent.
-- **The cost of the selection itself comes first.** A random subset of the same cost as a coreset is larger, and its mean
-  is a little higher.
+- **The cost of the selection itself comes first.** A random subset of the same cost as a coreset is larger, and its
+  mean is a little higher.
 - **When training uses single remembered steps, a coreset is not reliably ahead of random at equal cost**: at three
   twentieths of full training GradMatch's coreset was ahead on three seeds. On [six seeds that had not been looked at
   before](../benchmarks/main.md) it is ahead by three tenths of a point at the last checkpoint, which may be chance, and
@@ -203,8 +203,8 @@ def text(found: Groups, facts: dict | None) -> str:
     return "\n".join(lines)
 
 
-STALE = """One coreset of 30 %, chosen after 4 epochs and trained on for 8; all examples are attacked again after each epoch.
-Gradient errors are of the summed gradient, relative; a batch has 64 examples."""
+STALE = """One coreset of 30 %, chosen after 4 epochs and trained on for 8; all examples are attacked again after each
+epoch. Gradient errors are of the summed gradient, relative; a batch has 64 examples."""
 
 
 SELECTORS = ("gradmatch", "craig", "random")

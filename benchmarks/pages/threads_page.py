@@ -59,9 +59,9 @@ def sentence(record: dict) -> str:
     busy, alone = ("advcore", "busy"), ("advcore", "alone")
     spinning_busy = ratio(record, ("all cores, spinning", "busy"), busy)
     return (
-        f"Next to {record['busy']} busy processes on {record['environment']['threads']} cores, {record['epochs']} epochs of "
-        f"the main job take {ratio(record, busy, alone):.1f} times as long as alone; with spinning threads they took "
-        f"{spinning} seconds, {spinning_busy:.1f} times as long. Alone, advcore's default "
+        f"Next to {record['busy']} busy processes on {record['environment']['threads']} cores, {record['epochs']} "
+        f"epochs of the main job take {ratio(record, busy, alone):.1f} times as long as alone; with spinning threads "
+        f"they took {spinning} seconds, {spinning_busy:.1f} times as long. Alone, advcore's default "
         f"takes {ratio(record, alone, ('all cores, spinning', 'alone')):.2f} times as long as spinning threads, and "
         f"{ratio(record, alone, ('one thread', 'alone')):.2f} times as long as one thread "
         "([measured](../benchmarks/threads.md))."

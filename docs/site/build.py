@@ -66,7 +66,9 @@ def moved(text: str, name: str) -> str:
 
 
 def _from_root(target: str, folder: str) -> str:
-    return target if "://" in target or target.startswith("api/") else posixpath.normpath(posixpath.join(folder, target))
+    if "://" in target or target.startswith("api/"):
+        return target
+    return posixpath.normpath(posixpath.join(folder, target))
 
 
 def top(known: dict[str, str]) -> str:

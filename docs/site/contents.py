@@ -78,7 +78,7 @@ FIRST = {
     "training": ("advcore.training.trainer.Trainer", "advcore.training.progress.Trained"),
     "evaluation": ("advcore.evaluation.evaluate.evaluate",),
 }
-"""What a page of the API shows first, after the example of `docs/site/examples`; all else comes below it."""
+"""What a page of the API shows first, after the example of `docs/site/examples.md`; all else comes below it."""
 INNER = {
     "runtime": {"cpu_defaults", "cuda_graphs", "heap", "out_of_memory", "threads"},
     "reporting": {

@@ -18,7 +18,7 @@ _HEADER = re.compile(r"(?m)^(Parameters|Returns|Raises)\n-+\n")
 _ENTRY = re.compile(r"(?m)(?:^|(?<=[.;] ))(\w+(?:, \w+)*) : ")
 _LEAD = re.compile(r"(?:^|(?<=[.;)] ))(Cost|Precision|Reference|Differs|Raises|Returns)(?::|(?= )) ?")
 _CODE = re.compile(r"(`[^`]+`)")
-EXAMPLES = Path(__file__).parent / "examples"
+EXAMPLES = Path(__file__).parent / "examples.md"
 
 
 @cache
@@ -201,7 +201,7 @@ def page(title: str, package: str, known: dict[str, str]) -> str:
 
 def example(package: str) -> str:
     """The example of a package's page; tests run it."""
-    return f"```python\n{(EXAMPLES / f'{package}.py').read_text()}```"
+    return re.search(rf"^## {package}\n\n(```python\n.*?```)", EXAMPLES.read_text(), re.S | re.M)[1]
 
 
 def _first(module: ModuleType) -> str:
