@@ -109,7 +109,8 @@ evaluation, a record, tables and pages follow. One arrow leads back: when the sc
 current model to `AdversarialCoreset.select()`.
 
 A part imports only from the layers below its own; only parts of the base layer import each other.
-`tests/test_architecture.py` checks this. There are {len(counts)} pairs in which one part imports the other, and no cycle.
+`tests/test_architecture.py` checks this. There are {len(counts)} pairs in which one part imports the other, and no
+cycle.
 
 ![parts of advcore in their layers, and how often one imports another](architecture.png)
 

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from contents import ROOT
 
 GLOSSARY = "docs/glossary"
-_ENTRY = re.compile(r"^### (.+)\n(?:\n?<!-- linked: (.*) -->\n)?", re.M)
+_ENTRY = re.compile(r"^### (.+)\n(?:\n?<!-- linked: ?(.*?) ?-->\n)?", re.M)
 _SKIPPED = re.compile(
     r"^(?:```|~~~).*?^(?:```|~~~)$|^#.*?$|^\|(?=[ -:|]*$).*?$|<!--.*?-->|`[^`\n]+`|!?\[[^\]]*\]\([^)]*\)|<[^>\n]+>",
     re.S | re.M,

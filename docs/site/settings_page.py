@@ -30,12 +30,12 @@ HEAD = """# Every setting
 
 Generated from the code by `python docs/site/settings_page.py`; a test fails when it is stale.
 
-A run file is YAML. `--set` takes a key path: `--set selection.budget=0.3`, `--set evaluation.attacks.0.steps=20`. Numbers
-may be written `0.1`, `1e-3` or `8/255`; `null` means no value. A setting that is left out has its default; **required**
-settings have none. A part with a `name` (data, model, attack, ...) has the settings listed under that name, and those of
-the groups that contain it. Unknown keys, wrong types and values out of range are all reported at once, before anything
-runs. Pixels, and radii in pixels, are in [0, 1]; shares and accuracies are fractions. The [glossary](glossary.md)
-explains the terms.
+A run file is YAML. `--set` takes a key path: `--set selection.budget=0.3`, `--set evaluation.attacks.0.steps=20`.
+Numbers may be written `0.1`, `1e-3` or `8/255`; `null` means no value. A setting that is left out has its default;
+**required** settings have none. A part with a `name` (data, model, attack, ...) has the settings listed under that
+name, and those of the groups that contain it. Unknown keys, wrong types and values out of range are all reported at
+once, before anything runs. Pixels, and radii in pixels, are in [0, 1]; shares and accuracies are fractions. The
+[glossary](glossary.md) explains the terms.
 """
 ONE = {"evaluation.attacks.N": "attack", "tracking.N": "tracker"}
 ALSO = {
