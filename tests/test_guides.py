@@ -25,8 +25,8 @@ FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.S | re.M)
 FILE = re.compile(r"^ *<!-- file: (\S+) -->\n( *)```\w+\n(.*?)^\2```", re.S | re.M)
 COMMANDS = typer.main.get_command(cli.app).commands
 TASKS = ("attack", "cluster", "finetune", "paper", "pool", "timm")
-TERMS = """remembered perturbation, ridge, gradient error, shortened, effective sample size, row, warm start, FAT, N-FGSM,
-rho, headroom, compute, pass, coreset, budget, partition, period, pool, collapse, masking"""
+TERMS = """remembered perturbation, ridge, gradient error, shortened, effective sample size, row, warm start, FAT,
+N-FGSM, rho, headroom, compute, pass, coreset, budget, partition, period, pool, collapse, masking"""
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -38,8 +38,8 @@ def blocks(page: Path, language: str) -> list[str]:
 def commands(page: Path) -> list[list[str]]:
     """The words after `advcore` of each command on a page, under torchrun or not."""
     lines = "".join(blocks(page, "") + blocks(page, "sh")).replace("\\\n", " ").splitlines()
-    calls = [re.search(r"^(?:exec )?(?:torchrun .* -m )?advcore (?!:)(.*)$", line) for line in lines]
-    return [shlex.split(call[1], comments=True) for call in calls if call and not call[0].startswith("advcore:")]
+    calls = [re.search(r"^(?:exec )?(?:torchrun .* -m )?advcore (.*)$", line) for line in lines]
+    return [shlex.split(call[1], comments=True) for call in calls if call]
 
 
 @pytest.mark.parametrize("page", [*GUIDES, *PAGES], ids=lambda path: path.stem)
