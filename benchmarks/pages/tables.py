@@ -5,10 +5,12 @@ from collections.abc import Iterable
 
 import cifar10_gpu_page
 import evidence_page
+import headroom_page
 import main_page
 import minibatch_page
 import recipes_page
 import savings_page
+import selection_page
 import solver_page
 from figures import BENCHMARKS, DOCS, RECORDS, between, cost_notes, table
 
@@ -31,6 +33,10 @@ STUDY = ("minibatch-mnist", "minibatch-cifar10")
 MAIN = ("main-cifar10", "main-mnist")
 STRONG = ("main-strong", "main-mnist-strong")
 """Their fronts before AutoAttack."""
+REATTACK, FREE_ROWS = ("reattack-mnist", "reattack-cifar10"), ("free-rows",)
+POOLS = ("pools", "pools-redundant")
+SELECTION = {"reattack": REATTACK, "free rows": FREE_ROWS, "pools": POOLS}
+"""Studies of what selection can pay, and their suites."""
 
 
 @functools.cache
@@ -98,6 +104,29 @@ def finetune_text() -> str:
     return recipes_page.finetune_text(groups("finetune"), groups("finetune-search"))
 
 
+def list_sections(suites: Iterable[str]) -> dict[str, dict[str, list[RunRecord]]]:
+    """The records of those of the suites that have any, by their titles."""
+    return {title: found for title, found in titled(suites).items() if found}
+
+
+def selection_texts() -> dict[str, str]:
+    """The pages of what selection can pay, by their files' names."""
+    reattack, free_rows, pools = map(list_sections, SELECTION.values())
+    wrong = read_json(RECORDS / "pool_teacher.json")["wrong"]["pools"]
+    return {
+        "reattack_study.md": selection_page.reattack_text(reattack),
+        "free_rows.md": selection_page.free_rows_text(free_rows),
+        "pools.md": selection_page.pools_text(pools, wrong),
+        "headroom.md": headroom_page.text(list_points()),
+    }
+
+
+def list_points() -> list[headroom_page.Point]:
+    """Every selector of these studies against the random choice of its compute."""
+    sections = map(list_sections, SELECTION.values())
+    return list(headroom_page.list_points({title: found for each in sections for title, found in each.items()}))
+
+
 def claims() -> dict[tuple[str, str, str], Comparison]:
     """What the corrected tests of the pages let stand: by page, section and question."""
     pages = {
@@ -146,4 +175,7 @@ def write() -> None:
         (BENCHMARKS / "cifar10_gpu.md").write_text(cifar10_gpu_page.text(at_size))
     if groups("why"):
         EVIDENCE.write_text(evidence_text())
+    for name, page in selection_texts().items():
+        (BENCHMARKS / name).write_text(page)
+    headroom_page.draw(list_points(), BENCHMARKS / "headroom.png")
     README.write_text(readme_text())

@@ -11,6 +11,7 @@ NAV = {
         "docs/tutorial": "Your own images",
     },
     "How-to guides": {
+        "docs/install": "Install",
         "docs/howto_timm": "Harden a timm model",
         "docs/howto_finetune": "Fine-tune a checkpoint",
         "docs/howto_pool": "Select from a pool",
