@@ -38,7 +38,7 @@ def blocks(page: Path, language: str) -> list[str]:
 def commands(page: Path) -> list[list[str]]:
     """The words after `advcore` of each command on a page, under torchrun or not."""
     lines = "".join(blocks(page, "") + blocks(page, "sh")).replace("\\\n", " ").splitlines()
-    calls = [re.search(r"^(?:exec )?(?:torchrun .* -m )?advcore (.*)$", line) for line in lines]
+    calls = [re.search(r"^(?:exec )?(?:torchrun .*-m )?advcore (.*)$", line) for line in lines]
     return [shlex.split(call[1], comments=True) for call in calls if call]
 
 
