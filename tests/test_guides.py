@@ -93,6 +93,7 @@ def test_there_is_a_guide_for_each_task_and_each_leads_on():
         assert page.read_text().startswith("# How to ") and "See also: " in page.read_text()
 
 
+@pytest.mark.slow
 def test_the_attack_of_the_guide_passes_its_contract_and_trains(tmp_path, advcore, tiny, monkeypatch):
     """As the page says: by pytest on the page's own test, then in a run file."""
     page = ROOT / "docs/howto_attack.md"
