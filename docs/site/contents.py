@@ -45,6 +45,7 @@ NAV = {
         "docs/reliability": "Stop and resume",
         "docs/cases": "Reliability cases",
         "docs/extending": "Extending",
+        "CHANGELOG": "Changes",
     },
 }
 """Pages and their short titles by caption, below the first page. Those of benchmarks/ are added automatically."""
