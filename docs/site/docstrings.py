@@ -219,9 +219,12 @@ def _entry(module: ModuleType, name: str, known: dict[str, str]) -> str:
     return _directive("class", name + _constructor(node, own), "\n\n".join(filter(None, body)), fence=":::::")
 
 
-def _constructor(node: ast.ClassDef, own: dict[str, Parameter]) -> str:
-    if own:
-        given = [one.name if one.default is None else f"{one.name}={one.default}" for one in own.values()]
+def _constructor(node: ast.ClassDef, parameters: dict[str, Parameter]) -> str:
+    """The arguments of a constructor; of settings, all by keyword, required ones first, inherited ones last."""
+    if parameters:
+        body = {line.target.id for line in node.body if isinstance(line, ast.AnnAssign)}
+        ordered = sorted(parameters.values(), key=lambda entry: (entry.default is not None, entry.name not in body))
+        given = [entry.name if entry.default is None else f"{entry.name}={entry.default}" for entry in ordered]
         return f"({', '.join(['*', *given])})"
     made = [one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"]
     return signature(made[0], method=True).partition(" -> ")[0] if made else ""
