@@ -263,10 +263,14 @@ def test_the_tutorial_on_own_images_runs_as_it_is_typed(tmp_path, monkeypatch):
     typed = [shlex.split(line) for line in lines_of(TUTORIAL)]
     assert [words[1] for words in typed if words[0] == "advcore"] == ["check", "recommend", "run", "report", "export"]
     programs = {"python": [sys.executable], "advcore": [sys.executable, "-m", "advcore"]}
+    printed = {}
     for words in typed:
         command = [*programs[words[0]], *words[1:]]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
         assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr}"
+        printed[words[1]] = done.stdout
+    planned = float(re.search(r"([\d.]+) of full training", printed["check"])[1])
+    assert planned == pytest.approx(0.75, abs=0.02), "the page says: about three quarters"
     count = int(re.search(r"It writes (\d+) PNG files", TUTORIAL.read_text())[1])
     assert len(list(tmp_path.glob("shapes/*/*/*.png"))) == count
     record = RunRecord.load(Path("runs/shapes-cost-0.3-s0/record.json"))
