@@ -449,6 +449,6 @@ def test_what_the_evidence_page_says_in_words_is_in_its_records(tables):
     assert gap(("GradMatch", "random of GradMatch's cost")) < 0
     tested = page.test(found)
     assert len(tested) == 7 and {one.verdict for one in tested.values()} == {"level"}
-    assert tested["why", "Duplicates, coresets beside random subsets of their size"].estimate.p == pytest.approx(
+    assert tested["why", "Duplicates, coresets compared with random subsets of their size"].estimate.p == pytest.approx(
         0.17, abs=0.01
     )
