@@ -16,6 +16,7 @@ from docstrings import example, known_names, page
 from glossary import link, terms
 
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
+SHOWN = re.compile(r"\b(?:src|srcset)=\"([^\"]+)\"")
 POINTS = re.compile(r"<[a-z]+\b[^>]*?\b(?:src|href)=\"([^\"#?:]+)[#?\"]")
 FETCHED = re.compile(r"<(?:script|img|link|iframe|source)\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
 IMPORTED = re.compile(r"(?:url\(|@import\s+)[\"']?(?:https?:)?//[^)\s]*")
@@ -62,7 +63,11 @@ def staged_text(name: str) -> str:
 def moved(text: str, name: str) -> str:
     """Return a page's text with its links as they are from the site's root."""
     folder = posixpath.dirname(name)
-    return LINK.sub(lambda match: match[0].replace(match[1], _from_root(match[1], folder), 1), text)
+
+    def replace(match: re.Match[str]) -> str:
+        return match[0].replace(match[1], _from_root(match[1], folder), 1)
+
+    return SHOWN.sub(replace, LINK.sub(replace, text))
 
 
 def _from_root(target: str, folder: str) -> str:
@@ -85,7 +90,9 @@ def top(known: dict[str, str]) -> str:
 
 def _files_linked(page: Path) -> list[Path]:
     """Files of the repository, other than pages, that a page links to or shows."""
-    targets = [(page.parent / target).resolve() for target in LINK.findall(page.read_text()) if "://" not in target]
+    text = page.read_text()
+    listed = [*LINK.findall(text), *SHOWN.findall(text)]
+    targets = [(page.parent / target).resolve() for target in listed if "://" not in target]
     return [path for path in targets if path.suffix != ".md" and path.is_file() and path.is_relative_to(ROOT)]
 
 
