@@ -5,9 +5,11 @@ import pytest
 from PIL import Image
 
 from advcore.config.load import load
+from advcore.reporting.columns import find_accuracy
 from advcore.reporting.record import RunRecord
 from advcore.run.prepare import prepare
 from advcore.run.run import run
+from advcore.suite import bench
 
 SMALL = [
     "data.size=32",
@@ -19,6 +21,11 @@ SMALL = [
     "training.lr_schedule.milestones=[2]",
     "evaluation.examples=12",
     *(f"evaluation.attacks.{place}.steps=2" for place in range(2, 7)),
+]
+# Distances of the trained network itself, in place of an AlexNet that has to be trained first.
+OWN_DISTANCES = [
+    *("attack.network=null", "attack.layers=null"),
+    *(f"evaluation.attacks.{place}.{key}=null" for place in (5, 6) for key in ("network", "layers")),
 ]
 
 
@@ -48,3 +55,20 @@ def test_perceptual_training_on_groups_of_folders_meets_every_unseen_attack(root
         ("autoattack", "linf"), ("autoattack", "l2"), ("stadv", "stadv"), ("recoloradv", "recolor"),
         ("jpeg_linf", "jpeg"), ("ppgd", "lpips"), ("lpa", "lpips"),
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_folder_of_images_starts_the_papers_suite(root, tmp_path):
+    """Table 2, ImageNet-12, size full: baselines are planned from the folder, and the methods reach the two means."""
+    file = root / "benchmarks/suites/papers/table2-imagenet12.yaml"
+    write_images(tmp_path / "data", load(root / "experiments/imagenet12/pat_gradmatch.yaml").data.groups)
+    changes = [*SMALL, *OWN_DISTANCES, f"data.path={tmp_path / 'data'}"]
+    suite = bench.check_suite(file, "full", changes, tmp_path / "records")
+    assert any(run.method.startswith("random") for run in suite.runs)
+    for entry in (entry for entry in suite.runs if entry.method in suite.suite.methods and entry.seed == 0):
+        folder = tmp_path / entry.slug
+        run(prepare(entry.config), folder)
+        record = RunRecord.load(folder / "record.json")
+        assert record.finished and record.final["last"]["clean"]["n"] == 112
+        labels = [label for column in suite.suite.columns.values() for label in column]
+        assert None not in [find_accuracy(record, "last", label) for label in labels]
