@@ -8,8 +8,10 @@ from markupsafe import Markup
 
 from advcore.reporting import scales, svg
 
-# The size of a chart, in pixels.
-WIDTH, HEIGHT = 340.0, 200.0
+# The size of a chart on a telephone, in pixels.
+WIDTH, HEIGHT = SMALL = (340.0, 200.0)
+# The size of a chart that takes half the width of a page.
+HALF = (540.0, 260.0)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def make_frame(
     x_range: tuple[float, float],
     y_range: tuple[float, float],
     *,
-    size: tuple[float, float] = (WIDTH, HEIGHT),
+    size: tuple[float, float] = SMALL,
     right: float = 12,
     integers: bool = True,
     log_x: bool = False,

@@ -78,6 +78,16 @@ def picture(size: tuple[float, float], parts: Iterable[Markup], alt: str) -> Mar
     return Markup('<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>').format(*size, alt, contents)
 
 
+def meter(share: float, alt: str, band: tuple[float, float] | None = None) -> Markup:
+    """Return a bar that is filled up to a share of its length, and marked between the two shares of a `band`."""
+    parts = [rectangle((0, 0, 100, 8), "track"), rectangle((0, 0, 100 * min(1.0, max(0.0, share)), 8), "f1")]
+    if band is not None:
+        low, high = (100 * min(1.0, max(0.0, end)) for end in band)
+        parts.append(rectangle((low, 2.5, high, 5.5), "band"))
+    form = Markup('<svg viewBox="0 0 100 8" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>')
+    return form.format(alt, Markup("").join(parts))
+
+
 # Widths of characters, as shares of the height of text.
 _WIDTHS = dict.fromkeys("iljtfr.,:;'|!()[]/- ", 0.40) | dict.fromkeys("mwMW@%", 1.0)
 

@@ -18,6 +18,8 @@ Groups = Mapping[str, Sequence[RunRecord]]
 _CLASSES = 24
 # The title of a column.
 _CLEAN = "clean, %"
+# What is folded where a page shows the last checkpoint.
+BEST = "Accuracies of the best epoch on validation examples"
 # The text of a cell for which the record holds nothing.
 NOTHING = "–"
 

@@ -11,7 +11,8 @@ from sealed import rewrite, update
 
 from advcore import cli
 from advcore.errors import CheckpointError, ConfigError
-from advcore.export.report import THUMBNAIL, choose_by_weight, encode_png, report
+from advcore.export.report import choose_by_weight, report
+from advcore.export.thumbnails import THUMBNAIL, encode_png
 from advcore.reporting.record import RunRecord
 from advcore.selection.result import Coreset
 

@@ -13,7 +13,8 @@ from advcore.reporting.parts import Example, Note
 from advcore.reporting.record import RunRecord
 from advcore.reporting.run_page import RunFiles, build_run_page
 from advcore.reporting.runs_page import build_runs_page
-from advcore.reporting.suite import Results, build_suite_page, build_tables
+from advcore.reporting.suite import Results, build_tables
+from advcore.reporting.suite_page import build_suite_page
 
 pytestmark = pytest.mark.browser
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
@@ -72,7 +73,7 @@ def suite() -> str:
     for i, name in enumerate(["full", "GradMatch", LONG]):
         found.add(name, 0, seeded(0, 0.6 + 0.01 * i))
         found.add(name, 1, None, error=LONG if i else None)
-    return render(build_suite_page(LONG, build_tables(found, LONG)))
+    return render(build_suite_page(LONG, build_tables(found, LONG), found))
 
 
 def committed(suite: str, root: Path) -> str:
@@ -117,7 +118,7 @@ def test_a_page_can_be_read(driver, pages, tmp_path, name, width, scheme):
     path = kept(f"{name}-{width}-{scheme}", tmp_path)
     browser.screenshot(driver, path)
     dark = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
-    assert dark == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 24, 28)"}[scheme]
+    assert dark == {"light": "rgb(243, 245, 248)", "dark": "rgb(15, 18, 22)"}[scheme]
     assert path.stat().st_size > 10_000
 
 
