@@ -151,7 +151,7 @@ def _lay_out(methods: Sequence[Method], size: tuple[float, float]) -> Frame:
     x_range = scales.choose_range(costs, log=log)
     width, height = size
     height -= svg.LINE * len(_arrange_legend(methods, width)) + 8
-    return make_frame(x_range, accuracies, size=(width, height), right=16, integers=False, log_x=log)
+    return make_frame(x_range, accuracies, size=(width, height), right=24, integers=False, log_x=log)
 
 
 def _trace_steps(places: Sequence[svg.Point], end: float) -> list[svg.Point]:
