@@ -150,7 +150,9 @@ def check_attacked(attack: Attack, x: Tensor, x_adv: Tensor) -> Tensor:
     if not getattr(attack, "training_only", False) and hasattr(attack, "excess"):
         excess = float(attack.excess(x, x_adv.detach()).max())
         is_inside = excess <= _SLACK + 0.01 * attack.eps
-        require(check(is_inside, source, f"in its ball of eps {format_pixels(attack.eps)}", f"a point {excess:.4g} outside"))
+        require(
+            check(is_inside, source, f"in its ball of eps {format_pixels(attack.eps)}", f"a point {excess:.4g} outside")
+        )
     return x_adv
 
 

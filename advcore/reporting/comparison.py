@@ -57,8 +57,8 @@ def _write_front(groups: tables.Groups) -> str:
     unit = costs.choose_unit(tables.list_records(groups))
     text = f"The most robust is {best.name}, with {_describe(best)} of the {unit.name} of full training"
     if best is cheapest:
-        return f"{text}; no method is cheaper."
-    return f"{text}; the cheapest is {cheapest.name}, with {_describe(cheapest)}."
+        return f"{text}; it is alone on the Pareto front."
+    return f"{text}; the cheapest on the Pareto front is {cheapest.name}, with {_describe(cheapest)}."
 
 
 def _describe(method: front.Method) -> str:

@@ -81,7 +81,8 @@ def _find_failures(record: RunRecord) -> list[Note]:
     collapsed = has_collapsed(record)
     fell = False
     if last and best and last["attacks"]:
-        fell = find_robust(best)[1]["interval"][0] > find_robust(last)[1]["interval"][1]
+        (attacks, before), (attacks_last, after) = find_robust(best), find_robust(last)
+        fell = attacks == attacks_last and before["interval"][0] > after["interval"][1]
     return [
         *note_if(
             collapsed, "The run ended in catastrophic overfitting: robust accuracy fell by over 20 points.", "warning"

@@ -98,12 +98,14 @@ def test_a_comparison_says_what_is_best_what_is_cheap_and_what_is_chance():
         "This page compares 2 methods on digits: 6 runs with seeds 0-2, tested on 400 images under linf 0.1, "
         "PGD-50 x 3.",
         "The most robust is full, with 71.0 ± 1.0 % robust accuracy at 100.0 % of the passes of full training; the "
-        "cheapest is cheap, with 65.9 ± 0.9 % robust accuracy at 25.0 %.",
+        "cheapest on the Pareto front is cheap, with 65.9 ± 0.9 % robust accuracy at 25.0 %.",
         "Of 1 tested difference, 1 is beyond chance: cheap is below full.",
     ]
     level = _groups(0.70, 0.71, 0.72)
     level["cheap"] = [seeded(i, share) for i, share in enumerate((0.75, 0.66, 0.72))]
     assert comparison.write_sentences(level, "full")[2].startswith("Of 1 tested difference, none is beyond chance")
+    alone = comparison.write_sentences({"full": level["full"]}, "full")
+    assert alone[1].endswith("at 100.0 % of the passes of full training; it is alone on the Pareto front.")
     single = _groups(0.70)
     assert comparison.write_sentences(single, "full")[2] == "No difference can be tested."
     assert any(note.text.startswith("One run per method") for note in comparison.list_cautions(single))
