@@ -104,7 +104,7 @@ def page() -> str:
 
 Data flow through the parts in one direction. A data set gives batches (index, x, y). An adversary turns x into
 adversarial examples, which are constant from there on. Gradients at these examples become rows, and selection chooses
-indices and weights from the rows: a `Coreset`. Training attacks the coreset anew and minimises a weighted loss. An
+indices and weights from the rows: a `Coreset`. Training attacks the coreset again and minimises a weighted loss. An
 evaluation, a record, tables and pages follow. One arrow leads back: when the schedule says so, the trainer hands its
 present model to `AdversarialCoreset.select()`.
 

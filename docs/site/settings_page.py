@@ -31,15 +31,15 @@ HEAD = """# Every setting
 Generated from the code by `python docs/site/settings_page.py`; a test fails when it is stale.
 
 A run file is YAML. A key path is what `--set` takes: `--set selection.budget=0.3`,
-`--set evaluation.attacks.0.steps=20`. Numbers may be written `0.1`, `1e-3` or `8/255`; `null` is no value. What is left
-out has the default; **required** has none. A part with a `name` (data, model, attack, ...) has the settings that stand
-below that name, and those of the groups that hold it. Unknown keys, wrong types and values out of range are refused
+`--set evaluation.attacks.0.steps=20`. Numbers may be written `0.1`, `1e-3` or `8/255`; `null` means none. What is left
+out has the default; **required** has none. A part with a `name` (data, model, attack, ...) has the settings listed
+under that name, and those of the groups that hold it. Unknown keys, wrong types and values out of range are refused
 before anything runs, all at once. Pixels, and radii in them, are in [0, 1] units; shares and accuracies are fractions.
 """
 ONE = {"evaluation.attacks.N": "attack", "tracking.N": "tracker"}
 ALSO = {
-    "attack": "Stands at `attack` (training), `selection.attack`, and `evaluation.attacks.N`, N counted from 0.",
-    "evaluation.attacks.N": "Beside every attack above that stays in its ball, an evaluation takes these.",
+    "attack": "Used at `attack` (training), `selection.attack`, and `evaluation.attacks.N`, N counted from 0.",
+    "evaluation.attacks.N": "Besides every attack above that stays in its ball, an evaluation takes these.",
 }
 CONFIGS = {
     "selection": SelectionConfig,
