@@ -32,7 +32,7 @@ class Frame:
         return self.x(x), self.y(y)
 
     def draw(self, x_title: str, y_title: str) -> list[Markup]:
-        """Return grid, ticks and titles; the title of y stands above the plot."""
+        """Return grid, ticks and titles; the title of y is above the plot."""
         left, right, bottom = self.x.start, self.x.end, self.y.start
         return [
             *(svg.line((left, self.y(value)), (right, self.y(value)), "grid") for value in self.y_ticks),

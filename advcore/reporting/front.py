@@ -93,9 +93,11 @@ def draw_front(
 ) -> Markup:
     """Draw robust accuracy over relative cost.
 
-    Each method has its name beside its point where there is room, those on the front first; else its number, by default
-    counted from 1 in the order of `methods`. In a chart of at most 500 pixels in width, only those on the front have
-    names. title : of the axis of accuracies. size : width and height, in pixels.
+    Each method has its name next to its point where there is room, those on the front first; else its number. In
+    a chart of at most 500 pixels in width, only those on the front have names.
+
+    title : of the axis of accuracies. size : width and height, in pixels. numbers : of the methods; by default counted
+    from 1.
     """
     frame = _lay_out(methods, size)
     front = find_front(methods)
@@ -127,7 +129,7 @@ def _draw_method(frame: Frame, method: Method, labels: svg.Labels) -> list[Marku
 def _name_methods(
     frame: Frame, numbered: Sequence[tuple[int, Method]], labels: svg.Labels, *, all_named: bool
 ) -> list[Markup]:
-    """Write the name or the number of each method beside its point, as far as there is room.
+    """Write the name or the number of each method next to its point, as far as there is room.
 
     Methods on the front come first, and the most robust ones before others.
     all_named : methods that are not on the front may have their name, too.

@@ -69,7 +69,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures beside each other where the page is wide enough; more of them in a line where they are `small`."""
+    """Figures next to each other where the page is wide enough; more of them in a line where they are `small`."""
 
     figures: Sequence[Figure]
     small: bool = False
@@ -158,7 +158,7 @@ class Page:
     notes : what must be read before any number.
     summary : sentences that can be read out.
     cautions : what to bear in mind when the summary is used.
-    picture : the most telling chart, which stands beside the summary.
+    picture : the most telling chart, drawn next to the summary.
     key : the most important numbers.
     """
 

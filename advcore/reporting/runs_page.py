@@ -114,7 +114,7 @@ def _note_data_differences(methods: Methods) -> list[Note]:
 
 
 def _list_some(names: Sequence[str], most: int = 12) -> str:
-    """List names, at most so many, and how many more there are."""
+    """List at most `most` names, and how many more there are."""
     if len(names) <= most:
         return ", ".join(names)
     return f"{', '.join(names[:most])}, and {len(names) - most} more"
@@ -270,7 +270,7 @@ def _build_runs(methods: Methods, broken: Sequence[compare.BrokenRun]) -> list[P
     links = [run.link for run in chain.from_iterable(methods.values())] + [""] * len(broken)
     header = ("run", "method", "seed", "state", "robust, %", unit.title, "seconds in all")
     return [
-        *note_if(not any(links), "No run here has a report of its own; `advcore report RUN` makes one.", "missing"),
+        *note_if(not any(links), "No run here has its own report; `advcore report RUN` makes one.", "missing"),
         Folded(
             f"All {format_count(len(rows), 'run')}",
             [Table("All runs; linked where they have a report", header, rows, words=4, links=links)],

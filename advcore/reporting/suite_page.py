@@ -11,7 +11,7 @@ from advcore.reporting.lenient import build_or_note, read_or
 from advcore.reporting.suite import Results, Table
 
 _FRONT = "Robust accuracy over cost"
-# What stands above a table on the page, where its caption would repeat the heading.
+# The captions of tables on the page, where their own would repeat the heading.
 _CAPTIONS = {
     "checkpoint last": "Accuracy and cost of each method after its last epoch",
     "checkpoint best": "Accuracy and cost of each method in its best epoch",

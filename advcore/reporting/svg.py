@@ -120,7 +120,7 @@ _PLACES = (
 
 @dataclass
 class Labels:
-    """Places labels beside points so that they cover neither each other nor anything else.
+    """Places labels next to points so that they cover neither each other nor anything else.
 
     bounds : the box that labels must stay within.
     taken : boxes that labels must not cover; each label that is placed is added.
@@ -132,7 +132,7 @@ class Labels:
     lines: list[Box] = field(default_factory=list)
 
     def place(self, point: Point, choices: Sequence[str]) -> Markup:
-        """Return the first of `choices` that has room beside a point, at the first place where it has room.
+        """Return the first of `choices` that has room next to a point, at the first place where it has room.
 
         Returns empty markup where none has.
         """

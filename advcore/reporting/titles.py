@@ -46,7 +46,7 @@ _OBJECTIVES = {"standard": "standard training", "pgd": "adversarial training"}
 def write_title(name: str) -> str:
     """Write the name of a method, data set or model for a reader: "gradmatch-pgd-2" as "GradMatch PGD-2".
 
-    A name that is no slug is returned as it is.
+    Any other name is returned unchanged.
     """
     if not _SLUG.fullmatch(name):
         return name
