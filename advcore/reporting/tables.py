@@ -145,14 +145,15 @@ def list_accuracy_rows(which: str, evaluation: JsonObject) -> list[Row]:
 def list_closing_rows(record: RunRecord) -> list[Row]:
     """Return the table that ends a run.
 
-    It holds the accuracies of both checkpoints, the cost, the seconds of each phase, and the gradient error of each
-    selection with that of random subsets.
+    It holds the accuracies of both checkpoints (once where they are equal), the cost, the seconds of each phase, and
+    the gradient error of each selection with that of random subsets.
     """
+    last, best = record.final["last"], record.final["best"]
+    checkpoints = {"last and best": last} if last == best else {"last": last, "best": best}
     spent = {phase: entry["seconds"] for phase, entry in record.ledger.items() if entry["seconds"] >= 0.05}
     errors = [(selection["epoch"], _format_gradient_error(selection)) for selection in record.selections]
     return [
-        *list_accuracy_rows("last", record.final["last"]),
-        *list_accuracy_rows("best", record.final["best"]),
+        *chain.from_iterable(list_accuracy_rows(which, evaluation) for which, evaluation in checkpoints.items()),
         *costs.list_cost_rows(record),
         ("seconds by phase", ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in spent.items())),
         *((f"gradient error, selection at {epoch}", error) for epoch, error in errors if error),

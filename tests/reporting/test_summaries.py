@@ -9,6 +9,7 @@ from advcore.reporting.parts import Example, Folded, Gallery, Note, Page, Sectio
 from advcore.reporting.run_page import RunFiles, build_run_page
 from advcore.reporting.suite import Results, build_tables
 from advcore.reporting.suite_page import build_suite_page
+from advcore.reporting.tables import list_closing_rows
 
 
 @pytest.mark.parametrize(("name", "title"), [
@@ -81,6 +82,15 @@ def test_what_to_bear_in_mind_is_in_the_record():
     assert not any("AutoAttack" in text for _, text in read(final={"last": complete, "best": complete}))
     busy = ("plain", "Seconds cannot be compared: other processes were using the machine.")
     assert busy in read(environment={"load_warning": "3 on 2 cores"})
+
+
+def test_the_table_that_ends_a_run_names_radii_as_written_and_equal_checkpoints_once():
+    last = final(0.9, 0.7)
+    last["attacks"][0] |= {"eps": 8 / 255}
+    names = [row[0] for row in list_closing_rows(record(final={"last": last, "best": last}))]
+    assert names[:2] == ["last and best: clean, % of 400", "last and best: robust, % (linf 8/255, PGD-50 x 3)"]
+    names = [row[0] for row in list_closing_rows(record())]
+    assert [name.split(":")[0] for name in names[:4]] == ["last", "last", "best", "best"]
 
 
 def _groups(*robust: float) -> dict:
