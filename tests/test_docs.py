@@ -19,7 +19,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 def written() -> list[Path]:
     pages = [path for folder in ("docs", "benchmarks") for path in sorted((ROOT / folder).glob("*.md"))]
-    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *pages]
+    return [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")), *pages]
 
 
 def anchors(text: str) -> set[str]:

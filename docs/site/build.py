@@ -16,11 +16,12 @@ from docstrings import example, known_names, page
 from glossary import link, terms
 
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
-POINTS = re.compile(r"<[a-z]+\b[^>]*?\b(?:src|href)=\"([^\"#?:]+)[#?\"]")
+SHOWN = re.compile(r"\b(?:src|srcset)=\"([^\"]+)\"")
+POINTS = re.compile(r"<[a-z]+\b[^>]*?\b(?:src|srcset|href)=\"([^\"#?:]+)[#?\"]")
 FETCHED = re.compile(r"<(?:script|img|link|iframe|source)\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
 IMPORTED = re.compile(r"(?:url\(|@import\s+)[\"']?(?:https?:)?//[^)\s]*")
-ON_SITE = re.compile(r"<!-- site: (.*?) -->")
-"""What only the site has, since the API pages are not in the repository: from the site's root."""
+TO_API = ("<!-- api -->", ", [API](api/advcore.md)")
+"""A place in the landing page, and the link to put there: the API pages exist on the site alone."""
 WIDE = "---\nhide-toc: true\n---\n\n"
 """The first page has no contents beside it."""
 
@@ -38,7 +39,7 @@ def stage(folder: Path) -> None:
     """Write the first page, all other pages, the files that they show or link to, and the API pages into `folder`."""
     api = {"api/advcore": "advcore"} | {f"api/{name}": title for name, title in API.items()}
     nav = NAV | {"Benchmarks": benchmark_pages(), "API": api}
-    landing = ON_SITE.sub(r"\1", moved(staged_text(LANDING), LANDING))
+    landing = moved(staged_text(LANDING), LANDING).replace(*TO_API)
     _put(folder / "index.md", f"{WIDE}{landing}\n\n{tocs(nav)}\n")
     for name in pages():
         if name != LANDING:
@@ -62,13 +63,15 @@ def staged_text(name: str) -> str:
 def moved(text: str, name: str) -> str:
     """Return a page's text with its links as they are from the site's root."""
     folder = posixpath.dirname(name)
-    return LINK.sub(lambda match: match[0].replace(match[1], _from_root(match[1], folder), 1), text)
+
+    def replace(match: re.Match[str]) -> str:
+        return match[0].replace(match[1], _from_root(match[1], folder), 1)
+
+    return SHOWN.sub(replace, LINK.sub(replace, text))
 
 
 def _from_root(target: str, folder: str) -> str:
-    if "://" in target or target.startswith("api/"):
-        return target
-    return posixpath.normpath(posixpath.join(folder, target))
+    return target if "://" in target else posixpath.normpath(posixpath.join(folder, target))
 
 
 def top(known: dict[str, str]) -> str:
@@ -87,6 +90,14 @@ def _files_linked(page: Path) -> list[Path]:
     """Files of the repository, other than pages, that a page links to or shows."""
     targets = [(page.parent / target).resolve() for target in LINK.findall(page.read_text()) if "://" not in target]
     return [path for path in targets if path.suffix != ".md" and path.is_file() and path.is_relative_to(ROOT)]
+
+
+def copy_shown(site: Path) -> None:
+    """Copy what the pages show by HTML of their own, such as a picture for each colour scheme; Sphinx does not."""
+    for source in (ROOT / f"{name}.md" for name in pages()):
+        for target in SHOWN.findall(source.read_text()):
+            path = (source.parent / target).resolve()
+            _put(site / path.relative_to(ROOT), path)
 
 
 def _put(path: Path, content: str | Path) -> None:
@@ -127,6 +138,7 @@ def main(out: Path) -> int:
     here = str(Path(__file__).parent)
     strict = ["-q", "-W", "--keep-going"]
     failed = build_main([*strict, "-b", "html", "-c", here, "-d", str(seen), str(source), str(site)])
+    copy_shown(site)
     wrong = [f"loads from another host: {line}" for line in fetched(site)]
     wrong += [f"does not exist: {line}" for line in dangling(site)]
     for line in wrong:

@@ -45,6 +45,7 @@ NAV = {
         "docs/reliability": "Stop and resume",
         "docs/cases": "Reliability cases",
         "docs/extending": "Extending",
+        "CONTRIBUTING": "Contributing",
         "CHANGELOG": "Changes",
     },
 }
