@@ -47,7 +47,7 @@ NAV = {
         "docs/extending": "Extending",
     },
 }
-"""Pages and their short titles by caption, below the first page. Those of benchmarks/ and of the root folder are added automatically."""
+"""Pages and their short titles by caption, below the first page; those of benchmarks/ and of the root folder follow."""
 API = {
     "adversary": "Attacking a batch",
     "selection": "Selection",
