@@ -18,7 +18,11 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
 def written() -> list[Path]:
-    return [path for folder in ("", "docs", "benchmarks") for path in sorted((ROOT / folder).glob("*.md"))]
+    return [
+        path
+        for folder in ("", "docs", "benchmarks", "benchmarks/papers")
+        for path in sorted((ROOT / folder).glob("*.md"))
+    ]
 
 
 def anchors(text: str) -> set[str]:

@@ -102,8 +102,12 @@ BESIDE = {"training": {"progress": ("Trained", "Listener")}}
 
 
 def found_pages() -> dict[str, dict[str, str]]:
-    """The pages that need no entry in NAV, by caption: those of benchmarks/, and those beside README."""
-    return {"Benchmarks": _headings("benchmarks/"), "Project": _headings("")}
+    """The pages that need no entry in NAV, by caption."""
+    return {
+        "Benchmarks": _headings("benchmarks/"),
+        "The papers' tables": _headings("benchmarks/papers/"),
+        "Project": _headings(""),
+    }
 
 
 def _headings(folder: str) -> dict[str, str]:
