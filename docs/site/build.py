@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote
 
-from contents import API, FIRST, LANDING, NAV, ROOT, benchmark_pages, pages
+from contents import API, FIRST, LANDING, NAV, ROOT, found_pages, pages
 from docstrings import example, known_names, page
 from glossary import link, terms
 
@@ -38,7 +38,7 @@ def tocs(nav: dict[str, dict[str, str]]) -> str:
 def stage(folder: Path) -> None:
     """Write the first page, all other pages, the files that they show or link to, and the API pages into `folder`."""
     api = {"api/advcore": "advcore"} | {f"api/{name}": title for name, title in API.items()}
-    nav = NAV | {"Benchmarks": benchmark_pages(), "API": api}
+    nav = NAV | found_pages() | {"API": api}
     landing = moved(staged_text(LANDING), LANDING).replace(*TO_API)
     _put(folder / "index.md", f"{WIDE}{landing}\n\n{tocs(nav)}\n")
     for name in pages():
