@@ -53,7 +53,7 @@ Galleries = tuple[list[tuple[str, list[parts.Example]]], list[parts.Note]]  # ti
 def report(path: Path, out: Path | None = None, images: int = 8) -> Path:
     """Write the page of a run's folder, of a record, or of a folder of these; return the file that was written.
 
-    out : that file; by default report.html in the folder, or a file beside the record. images : how many images of the
+    out : that file; by default report.html in the folder, or a file next to the record. images : how many images of the
     highest and of the lowest weights are shown.
 
     Raises ConfigError where `path` is none of these, CheckpointError for a run's record that cannot be read.
@@ -132,7 +132,7 @@ def _load_coreset(folder: Path, epoch: object) -> Coreset:
         raise CheckpointError(f"the record names no epoch, but {epoch!r}")
     path = folder / "coresets" / f"epoch-{epoch:03d}.npz"
     if not has_pair(path):
-        raise CheckpointError("its file (coresets/epoch-NNN.npz) is not beside the record")
+        raise CheckpointError("its file (coresets/epoch-NNN.npz) is not next to the record")
     check_inside(path.with_suffix(".json"), folder)
     return Coreset.load(check_inside(path, folder))
 
@@ -173,7 +173,7 @@ def _fill_galleries(folder: Path, record: RunRecord, coreset: Coreset, images: i
 
 
 def _find_positions(data: Data, coreset: Coreset) -> dict[int, int]:
-    """Return where each index of the coreset stands in the training data. Raises DataError for other data."""
+    """Return the position of each index of the coreset in the training data. Raises DataError for other data."""
     train = data.train
     if isinstance(train, Pooled):
         coreset.check(len(train.pool), train.pool.fingerprint())
@@ -232,7 +232,7 @@ def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) ->
     if isinstance(prepared.data.train, Pooled):
         kind = "Images of the pool, those"
         place = "the pool"
-    text = f"{kind} of the selection at {coreset.epoch}, numbered as they stand in {place}"
+    text = f"{kind} of the selection at {coreset.epoch}, numbered by their position in {place}"
     if not is_attacked(prepared.config.objective):
         return [parts.Note(f"{text}; this objective is not attacked.")]
     facts = _choose_attack(prepared).describe()
@@ -243,9 +243,9 @@ def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) ->
     when = "" if epoch is None else f" after epoch {epoch + 1}"
     return [
         parts.Note(
-            f"{text}: as they are, attacked ({attack}), and the perturbation on grey, "
-            f"magnified. The attack is that of selections, on the model's last weights{when}, which are not those of "
-            "the time when it was selected."
+            f"{text}: clean, attacked ({attack}), and the perturbation on grey, "
+            f"magnified. The attack is that of selections, on the model's last weights{when}, not on the weights "
+            "at the time of the selection."
         )
     ]
 

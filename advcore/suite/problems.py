@@ -108,7 +108,7 @@ def _check_method(name: object, method: object, raw: Mapping) -> Problems:
 
 
 def _check_weights(name: object, method: Mapping, methods: Mapping) -> SettingProblem | None:
-    """Return the problem of a method that begins with the weights of what is no other method, or of one that waits."""
+    """Return the problem of a method that starts from weights of anything but another method, or of one that waits."""
     source = method.get("weights_of")
     if source is None:
         return None
@@ -123,7 +123,7 @@ def _check_weights(name: object, method: Mapping, methods: Mapping) -> SettingPr
 
 
 def _check_scores(name: object, method: Mapping, methods: Mapping) -> SettingProblem | None:
-    """Return the problem of a method that reads scores of what is no other method, or of one that needs others."""
+    """Return the problem of a method that reads scores of anything but another method, or of one that needs others."""
     source = method.get("scores_of")
     if source is None:
         return None
@@ -157,7 +157,7 @@ def _check_cost(settings: Mapping, path: str) -> SettingProblem | None:
 
 
 def _check_reference(raw: Mapping) -> SettingProblem | None:
-    """Return the problem of a reference that is no method. Wrong methods and grids are reported elsewhere."""
+    """Return the problem of a reference that is not a method. Wrong methods and grids are reported elsewhere."""
     reference = raw.get("reference", "full")
     named = _as_mapping(raw.get("methods")).items()
     methods = {name: _as_mapping(method) for name, method in named if isinstance(name, str)}

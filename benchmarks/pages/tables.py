@@ -8,10 +8,10 @@ import evidence_page
 import headroom_page
 import main_page
 import minibatch_page
+import readme_page
 import recipes_page
 import savings_page
 import selection_page
-import solver_page
 from figures import BENCHMARKS, DOCS, RECORDS, between, cost_notes, table
 
 from advcore.files import read_json
@@ -26,8 +26,6 @@ from advcore.suite.suite import Suite, load
 README = BENCHMARKS.parent / "README.md"
 EVIDENCE = DOCS / "evidence.md"
 PAGES = ("digits", "mnist", "reattack")
-README_ROWS = ("full", "GradMatch", "CRAIG", "random", "shortened", "fewer steps (PGD-4)", "FGSM-PGI", "InfoBatch")
-"""The rows of digits that README shows; its page has all."""
 """Suites with a page of their own."""
 STUDY = ("minibatch-mnist", "minibatch-cifar10")
 MAIN = ("main-cifar10", "main-mnist")
@@ -154,14 +152,10 @@ def claims() -> dict[tuple[str, str, str], Comparison]:
 
 
 def readme_text() -> str:
-    """README with its tables renewed."""
-    readme = README.read_text()
-    digits = {name: records for name, records in groups("digits").items() if name in README_ROWS}
-    main = groups("main-cifar10")
-    readme = between(readme, "digits", f"{table(digits)}\n\n{cost_notes(digits)}")
-    readme = between(readme, "main", f"{main_page.table(main)}\n\n{cost_notes(main)}")
-    peers = RECORDS / "solvers" / "peers.json"
-    return between(readme, "solvers", solver_page.headline(read_json(peers))) if peers.exists() else readme
+    """README with what it shows of the records renewed."""
+    main, strong = groups("main-cifar10"), groups("main-strong")
+    readme = between(README.read_text(), "half", readme_page.describe_half(main))
+    return between(readme, "results", readme_page.table(main, strong))
 
 
 def write() -> None:
@@ -189,3 +183,4 @@ def write() -> None:
         (BENCHMARKS / name).write_text(page)
     headroom_page.draw(list_points(), BENCHMARKS / "headroom.png")
     README.write_text(readme_text())
+    readme_page.draw_all(groups("main-cifar10"))

@@ -88,7 +88,7 @@ def _linked_out(run):
 
 
 @pytest.mark.parametrize(("damage", "told"), [
-    (_without("coresets"), ["its file (coresets/epoch-NNN.npz) is not beside the record", "no coreset whose weights"]),
+    (_without("coresets"), ["its file (coresets/epoch-NNN.npz) is not next to the record", "no coreset whose weights"]),
     (_without("checkpoints"), ["last.safetensors does not exist"]),
     (_damaged, ["is damaged", "no coreset whose weights"]),
     (_elsewhere, ["not/on/this/machine.npz"]),

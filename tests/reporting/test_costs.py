@@ -29,7 +29,7 @@ def counted(seed: int = 0, seconds: float = 4.0, **environment):
 
 
 def older(seed: int = 0, cost: float = 1.0):
-    """A record of a version that counted passes alone."""
+    """A record of a version that counted only passes."""
     config = {"seed": seed, "data": {"name": "digits"}, "selection": None}
     return record(config=config, relative_cost=cost, reference={"epochs": 6, "steps": 10, "units": 10_000})
 

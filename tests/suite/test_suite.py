@@ -47,7 +47,7 @@ def test_the_split_of_the_data_varies_with_the_seed_unless_the_suite_says_no(sui
         suite(text + "vary_split: true\nset: {data.split_seed: 2}\n")
     assert str(caught.value) == (
         "vary_split must be left out, or false, where data.split_seed is set, got True; "
-        "half: data.split_seed would not count"
+        "half: data.split_seed would have no effect"
     )
 
 
@@ -150,7 +150,8 @@ WRONG = {
     "methods: {full: {}}\nreference: null": "baselines must be false where reference is null, got None",
     "methods: {full: {}}\nreference: null\nbaselines: {fat: false}": "baselines must be false where reference is null",
     "methods: {full: {}}\nsizes: {s: {methods: {}}}": "sizes.s.methods is not a setting of a size",
-    "methods: {full: {}, a b: {}, a-b: {}}": "methods must be told apart by letters and digits, got ['a b', 'a-b']",
+    "methods: {full: {}, a b: {}, a-b: {}}": "methods must be distinguishable by letters and digits, "
+    "got ['a b', 'a-b']",
     "methods: {full: {}, 0.5: {}}": "methods must be named with text, got 0.5; put it into quotes",
     "methods: {full: {}, null: {}}": "methods must be named with text, got None",
     'methods: {full: {}, "a\\nb": {}}': "methods must be named in a line of at most 120 characters, got 'a\\nb'",
@@ -271,7 +272,7 @@ def test_a_size_is_named_where_there_are_any(suite):
 
 
 def test_a_run_file_is_not_a_suite(root):
-    with pytest.raises(ConfigError, match="advcore run does it"):
+    with pytest.raises(ConfigError, match="use advcore run"):
         load(root / EXPERIMENT)
 
 
