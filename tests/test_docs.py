@@ -18,7 +18,8 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
 def written() -> list[Path]:
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
+    folders = ("docs", "docs/gallery", "benchmarks")
+    return [ROOT / "README.md", *(page for folder in folders for page in sorted((ROOT / folder).glob("*.md")))]
 
 
 def anchors(text: str) -> set[str]:

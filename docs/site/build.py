@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote
 
-from contents import API, NAV, ROOT, benchmark_pages, pages
+from contents import API, NAV, NOTEBOOKS, ROOT, benchmark_pages, pages
 from docstrings import known_names, page
+from gallery import render_notebook
 
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
 POINTS = re.compile(r"<[a-z]+\b[^>]*?\b(?:src|href)=\"([^\"#?:]+)[#?\"]")
@@ -28,13 +29,18 @@ def tocs(nav: dict[str, dict[str, str]]) -> str:
 def stage(folder: Path) -> None:
     """README as the first page, the pages, what they show and link to, and the API pages, into `folder`."""
     api = {"api/advcore": "advcore"} | {f"api/{name}": title for name, title in API.items()}
-    nav = NAV | {"Benchmarks": benchmark_pages(), "API": api}
+    nav = NAV | {"Gallery": NAV["Gallery"] | NOTEBOOKS, "Benchmarks": benchmark_pages(), "API": api}
     _put(folder / "index.md", f"{_text(ROOT / 'README.md')}\n\n{tocs(nav)}\n")
     for name in pages():
         _put(folder / f"{name}.md", _text(ROOT / f"{name}.md"))
     for source in (ROOT / "README.md", *(ROOT / f"{name}.md" for name in pages())):
         for target in _files_linked(source):
             _put(folder / target.relative_to(ROOT), target)
+    for name in NOTEBOOKS:
+        text, pictures = render_notebook(ROOT / f"{name}.ipynb")
+        _put(folder / f"{name}.md", text)
+        for file, content in pictures.items():
+            (folder / name).with_name(file).write_bytes(content)
     known = known_names(API)
     for name, title in API.items():
         _put(folder / f"api/{name}.md", page(title, name, known))
@@ -53,7 +59,8 @@ def top(known: dict[str, str]) -> str:
 
 def _text(path: Path) -> str:
     """A page's text; README is the site's first page."""
-    return re.sub(r"\]\(\.\./README\.md", "](../index.md", path.read_text())
+    text = re.sub(r"\]\(\.\./README\.md", "](../index.md", path.read_text())
+    return re.sub(r"(\]\(\S+)\.ipynb\)", r"\1.md)", text)  # the site has a page of each notebook
 
 
 def _files_linked(page: Path) -> list[Path]:

@@ -13,6 +13,17 @@ NAV = {
         "docs/integration": "Other trainers and formats",
         "docs/report": "Reports",
     },
+    "Gallery": {
+        "docs/gallery/index": "Gallery",
+        "docs/gallery/attacked_images": "Attacked images",
+        "docs/gallery/craig": "What CRAIG keeps",
+        "docs/gallery/gradmatch_weights": "The weights of GradMatch",
+        "docs/gallery/easiest_and_hardest": "Easiest and hardest images",
+        "docs/gallery/catastrophic_overfitting": "Catastrophic overfitting",
+        "docs/gallery/headroom": "Headroom over training",
+        "docs/gallery/report_page": "A report page",
+        "docs/gallery/pareto": "A Pareto picture",
+    },
     "Method": {
         "docs/method": "What is computed",
         "docs/solvers": "Solvers",
@@ -35,6 +46,8 @@ NAV = {
     },
 }
 """Pages and their short titles by caption, below README, the first. Those of benchmarks/ follow by themselves."""
+NOTEBOOKS = {"docs/notebooks/first_coreset": "Notebook: your first coreset"}
+"""Notebooks, which stand with the gallery."""
 API = {
     "adversary": "Attacking a batch",
     "attacks": "Attacks",

@@ -1,0 +1,65 @@
+"""Catastrophic overfitting, caught
+
+Training with a single attack step is cheap, and robustness can break down from one epoch to the next: the network learns to
+withstand just this step, and an attack of several steps succeeds. The training loss does not show it. A run with so few
+steps is therefore judged after every epoch by ten fresh steps on held-out images. A fall of robust accuracy by more
+than 20 points, and beyond both confidence intervals, is an *event* in the run's record, and the weights before it are kept.
+
+The red ring marks the event, in the epoch that it names; the training loss goes on falling. Here robustness comes back later, in
+longer training it often does not. [Cheaper attacks](../savings.md) has single steps that are watched and remembered.
+"""
+
+import matplotlib.pyplot as plt
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from advcore import Trainer
+from advcore.attacks import LinfPGD
+from advcore.selection.schedule import Schedule
+from advcore.training import SGD, Constant
+from advcore.training.progress import Listener
+
+digits = load_digits()
+images, labels = torch.from_numpy(digits.images).float()[:, None] / 16, torch.from_numpy(digits.target)
+train, held_out = TensorDataset(images[:1437], labels[:1437]), TensorDataset(images[1437:], labels[1437:])
+torch.manual_seed(0)
+convolutions = [nn.Conv2d(1, 16, 3, 1, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(), nn.Flatten()]
+model = nn.Sequential(*convolutions, nn.Linear(512, 128), nn.ReLU(), nn.Linear(128, 10))
+trainer = Trainer(
+    objective="pgd",
+    attack=LinfPGD(eps=0.2, steps=1, step_size=0.2, start="clean"),
+    schedule=Schedule(epochs=18),
+    optimizer=SGD(lr=0.1),
+    lr_schedule=Constant(),
+    batch_size=64,
+)
+states = {}
+
+
+def keep_state(name: str, state: dict, entry: dict) -> None:
+    """Keep the states that a run hands out: "last", "best" and "before_collapse"."""
+    states[name] = entry
+
+
+trained = trainer.fit(model, train, held_out, seed=0, listener=Listener(on_state=keep_state))
+(event,) = [event for event in trained.events if event["kind"] == "collapse"]
+print(f"epoch {event['epoch']}: {event['event']}")
+epoch, before = event["epoch"], states["before_collapse"]
+assert before["epoch"] == epoch - 1 and before["robust"] - trained.epochs[epoch]["robust"] > 0.2
+losses = [entry["loss"] for entry in trained.epochs]
+print(f"training loss {losses[epoch - 1]:.3f} before, {losses[epoch]:.3f} in that epoch")
+assert losses[epoch] < losses[epoch - 1], "the training loss does not show it"
+
+figure, (upper, lower) = plt.subplots(2, sharex=True, figsize=(8.6, 4.6), height_ratios=[2, 1])
+robust = [100 * entry["robust"] for entry in trained.epochs]
+upper.plot(robust, marker="o", markersize=4)
+upper.plot(epoch, robust[epoch], "o", markersize=15, fillstyle="none", color="#d64545")
+upper.annotate("collapse", (epoch, robust[epoch]), (-14, -4), textcoords="offset points", color="#d64545", ha="right")
+upper.set(ylabel="robust on held-out images, %", ylim=(0, 70))
+lower.plot(losses, marker="o", markersize=4, color="C1")
+lower.set(xlabel="epoch", ylabel="training loss", ylim=(0, None), xticks=range(0, 18, 2))
+for axis in (upper, lower):
+    axis.grid(True)
+figure.savefig("catastrophic_overfitting-transparent.png")
