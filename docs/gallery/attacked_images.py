@@ -1,12 +1,12 @@
 """Attacked images, by threat model
 
-An attack searches a ball around each image for the point at which the network's loss is highest. The threat model says
-what the ball is: *linf* bounds the change of every pixel, *l2* its length, *l1* the sum of all changes, so that few pixels
-change much. A *spatial* attack moves pixels and a *recolouring* one maps grey levels, both without adding anything;
-a *perceptual* one bounds the distance between the network's activations.
+An attack searches a ball around each image for the point at which the network's loss is highest. The threat model
+says what the ball is: *linf* bounds the change of every pixel, *l2* its length, *l1* the sum of all changes, so that
+few pixels change much. A *spatial* attack moves pixels and a *recolouring* one maps grey levels, both without adding
+anything; a *perceptual* one bounds the distance between the network's activations.
 
-The same network, trained without attacks, meets all six. Below each digit stands what the network sees in it, in red where
-that is wrong; below that, what was added (blue: darker, red: brighter).
+The same network, trained without attacks, meets all six. Below each digit stands what the network sees in it, in red
+where that is wrong; below that, what was added (blue: darker, red: brighter).
 """
 
 import matplotlib.pyplot as plt
@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
 import advcore
-from advcore.attacks import PPGD, L1PGD, L2PGD, LinfPGD, ReColorAdv, StAdv
+from advcore.attacks import L1PGD, L2PGD, PPGD, LinfPGD, ReColorAdv, StAdv
 from advcore.models.small import small_cnn
 from advcore.selection.schedule import Schedule
 from advcore.training import SGD

@@ -1,12 +1,13 @@
 """Catastrophic overfitting, caught
 
-Training with a single attack step is cheap, and robustness can break down from one epoch to the next: the network learns to
-withstand just this step, and an attack of several steps succeeds. The training loss does not show it. A run with so few
-steps is therefore judged after every epoch by ten fresh steps on held-out images. A fall of robust accuracy by more
-than 20 points, and beyond both confidence intervals, is an *event* in the run's record, and the weights before it are kept.
+Training with a single attack step is cheap, and robustness can break down from one epoch to the next: the network
+learns to withstand just this step, and an attack of several steps succeeds. A run with so few steps is therefore
+judged after every epoch by ten fresh steps on held-out images. A fall of robust accuracy by more than 20 points, and
+beyond both confidence intervals, is an *event* in the run's record, and the weights before it are kept.
 
-The red ring marks the event, in the epoch that it names; the training loss goes on falling. Here robustness comes back later, in
-longer training it often does not. [Cheaper attacks](../savings.md) has single steps that are watched and remembered.
+The red ring marks the event. More than two fifths of the robust accuracy are lost in that epoch, while the training
+loss, below, rises by less than a fifth: it would not have told. Here robustness comes back later. [Cheaper
+attacks](../savings.md#steps-as-a-function-of-the-epoch) says how runs of few steps are watched.
 """
 
 import matplotlib.pyplot as plt
@@ -47,10 +48,11 @@ trained = trainer.fit(model, train, held_out, seed=0, listener=Listener(on_state
 (event,) = [event for event in trained.events if event["kind"] == "collapse"]
 print(f"epoch {event['epoch']}: {event['event']}")
 epoch, before = event["epoch"], states["before_collapse"]
-assert before["epoch"] == epoch - 1 and before["robust"] - trained.epochs[epoch]["robust"] > 0.2
+assert before["epoch"] == epoch - 1
 losses = [entry["loss"] for entry in trained.epochs]
 print(f"training loss {losses[epoch - 1]:.3f} before, {losses[epoch]:.3f} in that epoch")
-assert losses[epoch] < losses[epoch - 1], "the training loss does not show it"
+assert trained.epochs[epoch]["robust"] < 0.6 * before["robust"] and losses[epoch] < 1.2 * losses[epoch - 1]
+assert trained.epochs[-1]["robust"] > trained.epochs[epoch]["robust"]
 
 figure, (upper, lower) = plt.subplots(2, sharex=True, figsize=(8.6, 4.6), height_ratios=[2, 1])
 robust = [100 * entry["robust"] for entry in trained.epochs]

@@ -1,9 +1,9 @@
 """What CRAIG keeps
 
-CRAIG chooses medoids: examples whose gradients, at the attacked points, lie closest to those of all others of their class.
-Each one's weight is the number of examples that it stands for, so a heavy example is typical and a light one is alone with
-its gradient. With a budget of 4 % it keeps five or six images per class. They stand here by weight, and the number below
-an image is how many training images it stands for.
+CRAIG chooses medoids: examples whose gradients, at the attacked points, lie closest to those of all others of their
+class. Each one's weight is the number of examples that it stands for, so a heavy example is typical and a light one
+is alone with its gradient. With a budget of 4 % it keeps five or six images per class. They stand here by weight, and
+the number below an image is how many training images it stands for.
 
 The coreset's weighted gradient is closer to that of all data than a random subset's: that is what the solver is for.
 """
@@ -26,7 +26,9 @@ attack = LinfPGD(eps=0.1, steps=3)
 torch.manual_seed(0)
 model = small_cnn(num_classes=10, channels=1, width=8)
 schedule = Schedule(epochs=3)
-Trainer(objective="pgd", attack=attack, schedule=schedule, optimizer=SGD(lr=0.1), batch_size=64).fit(model, data, seed=0)
+Trainer(objective="pgd", attack=attack, schedule=schedule, optimizer=SGD(lr=0.1), batch_size=64).fit(
+    model, data, seed=0
+)
 
 coreset = AdversarialCoreset(objective="pgd", attack=attack, solver="craig", budget=0.04).select(model, data, seed=0)
 error, by_chance = coreset.quality["gradient_error"], coreset.quality["gradient_error_random"]

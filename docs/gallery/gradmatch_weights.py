@@ -1,9 +1,9 @@
 """The weights of GradMatch
 
-GradMatch solves for weights: it adds examples one by one and refits all weights, so that the weighted sum of gradients
-comes as near as possible to that of all data. CRAIG's weights are counts of what each example stands for. So the two
-spread differently, and the errors differ: GradMatch is nearer to the goal, which is its objective, and CRAIG still is far
-nearer than random subsets.
+GradMatch solves for weights: it adds examples one by one and refits all weights, so that the weighted sum of
+gradients comes as near as possible to that of all data. CRAIG's weights are counts of what each example stands for.
+So the two spread differently, and the errors differ: GradMatch is nearer to the goal, which is its objective, and
+CRAIG still is far nearer than random subsets.
 
 The *effective sample size* says what a spread costs: a coreset of which it is 60 % averages like one of equal weights
 with 60 % of the examples. To the right are the images with GradMatch's highest and lowest weights.
@@ -28,7 +28,9 @@ attack = LinfPGD(eps=0.1, steps=3)
 torch.manual_seed(0)
 model = small_cnn(num_classes=10, channels=1, width=8)
 schedule = Schedule(epochs=3)
-Trainer(objective="pgd", attack=attack, schedule=schedule, optimizer=SGD(lr=0.1), batch_size=64).fit(model, data, seed=0)
+Trainer(objective="pgd", attack=attack, schedule=schedule, optimizer=SGD(lr=0.1), batch_size=64).fit(
+    model, data, seed=0
+)
 
 figure, axes = plt.subplot_mosaic(
     [["histogram"] * 3 + ["high 0", "high 1", "high 2"], ["histogram"] * 3 + ["low 0", "low 1", "low 2"]],

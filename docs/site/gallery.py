@@ -1,8 +1,7 @@
 """Run the scripts of docs/gallery, and write a page for each and an index: python docs/site/gallery.py [NAME ...].
 
-A script's docstring is its title and text. What it prints stands on its page, and the picture that it saves in the current
-folder (NAME-transparent.png, or NAME.svg) lies beside it. Without names the notebook is run as well, and saved with
-its outputs.
+A script's docstring is its title and text. Its page shows what it prints, and the picture that it saves in the current
+folder (NAME-transparent.png, or NAME.svg). Without names the notebook is run as well, and saved with its outputs.
 """
 
 import contextlib
@@ -23,9 +22,9 @@ INDEX = """# Gallery
 
 <!-- written by docs/site/gallery.py -->
 
-Each example is one script of a few seconds that runs on scikit-learn's digits or on committed records, without a GPU or a
-network. Its page shows the code, what it prints, and the picture that it draws. The [notebook](../notebooks/first_coreset.ipynb) goes
-through a first coreset step by step.
+Each example is one script of a few seconds that runs on scikit-learn's digits or on committed records, without a GPU or
+a network. Its page shows the code, what it prints, and the picture that it draws. The
+[notebook](../notebooks/first_coreset.ipynb) goes through a first coreset step by step.
 
 """
 
