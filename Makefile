@@ -8,7 +8,7 @@ DOCS_READY = $(VENV)/.docs
 # What is imported is compiled once: the tests start many processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test pages browser lint docs lock newest clean
+.PHONY: run test pages browser lint docs lock newest wheel tag clean
 
 run: $(READY)
 	$(BIN)/advcore run experiments/trades_gradmatch.yaml --overwrite
@@ -22,6 +22,7 @@ pages: $(READY)
 	$(BIN)/python docs/site/settings_page.py
 	$(BIN)/python docs/site/architecture.py
 	$(BIN)/python docs/site/gallery.py
+	$(BIN)/python docs/site/badges.py
 	$(BIN)/python tests/faults/cases.py
 
 # needs chromium and chromedriver: apt-get install -y chromium chromium-driver
@@ -42,6 +43,15 @@ lock: $(READY)
 newest: $(READY)
 	$(BIN)/python tools/newest.py
 
+# Build the source release, and the wheel from it, into build/dist.
+wheel: $(READY)
+	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m build --outdir build/dist
+
+# Tag the present commit as a release, if it is one; tools/tag.py says what is checked.
+tag: $(READY)
+	$(BIN)/python tools/tag.py
+
 docs: $(DOCS_READY)
 	$(BIN)/python docs/site/build.py build/docs
 
@@ -49,7 +59,7 @@ $(DOCS_READY): $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	@touch $(DOCS_READY)
 
-$(READY): setup.cfg pyproject.toml constraints.txt
+$(READY): setup.py setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $(READY)

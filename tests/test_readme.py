@@ -1,6 +1,7 @@
 """What README promises: its example runs, its tables are fresh."""
 
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -59,7 +60,6 @@ def tables(script):
 def test_every_committed_table_comes_from_the_committed_records(root, tables):
     readme = (root / "README.md").read_text()
     assert tables.readme_text() == readme
-    assert all(f"| {about} |" in readme for about in tables.main_page.BLOCKS.values())
     for suite in tables.PAGES:
         assert (root / "benchmarks" / f"{suite}.md").read_text() == tables.text(suite)
     assert (root / "benchmarks/minibatch.md").read_text() == tables.study_text()
@@ -76,6 +76,32 @@ def test_the_page_of_diagnostics_comes_from_its_record(script):
     diagnostics = script("diagnostics_page")
 
     assert diagnostics.PAGE.read_text() == diagnostics.page(read_json(diagnostics.RECORD)) and diagnostics.PLOT.exists()
+
+
+def test_the_front_page_begins_with_what_it_is_the_picture_and_a_command(root, tables):
+    """In 40 lines: what it is, for whom, what to type first, what half the cost loses; short, with at most two tables."""
+    lines = (root / "README.md").read_text().splitlines()
+    first = "\n".join(lines[:40])
+    assert len(lines) <= 160
+    assert next(i for i, line in enumerate(lines) if "<img" in line) < 15
+    assert next(i for i, line in enumerate(lines) if line.startswith("advcore ")) < 20
+    assert len([line for line in lines if line.startswith("| --- ")]) <= 2
+    assert all(door in first for door in ("**You compare methods", "**You harden", "**You have a training loop"))
+    assert tables.readme_page.describe_half(tables.groups("main-cifar10")) in first
+    assert len(tables.readme_page.ROWS) <= 8 and set(tables.readme_page.ROWS) <= set(tables.groups("main-cifar10"))
+    assert all(path.exists() and path.name in "\n".join(lines[:12]) for path in tables.readme_page.PICTURES.values())
+
+
+def test_the_output_that_the_front_page_shows_is_what_its_commands_print(root, advcore, tmp_path, monkeypatch):
+    text = (root / "README.md").read_text()
+    shown = re.findall(r"```\n(advcore (?:recommend|check) [^\n]*)\n```\n\n```text\n(.*?)```", text, re.S)
+    monkeypatch.chdir(tmp_path)
+    assert len(shown) == 2
+    for command, output in shown:
+        words = shlex.split(command.replace("experiments/", f"{root}/experiments/"), comments=True)[1:]
+        code, printed, err = advcore(*words)
+        assert code == 0, err
+        assert all(line in printed.splitlines() for line in output.splitlines())
 
 
 def mean_gap(found, one, other):
@@ -357,6 +383,7 @@ def test_what_the_main_page_says_of_mnist_is_in_its_records(tables):
 
 VARIATIONS = ("minibatch-strong", "minibatch-factors", "savings-parts", "savings-long", "savings-strong", "why")
 VARIATIONS += ("main-repeat", "main-strong", "main-mnist-strong", "finetune", "finetune-search", "recipes", "reattack")
+VARIATIONS += ("reattack-mnist", "reattack-cifar10", "pools", "pools-redundant")
 """Suites of runs that stand beside another suite's."""
 WAITING = ("cifar10-gpu-trades", "cifar10-gpu-linf")
 """Suites that wait for a GPU: without all of their records yet."""
@@ -364,7 +391,9 @@ NOT_RUN: dict[str, set[str]] = {}
 """Methods of other suites that have no records yet: they go from here when the suite is run again."""
 
 
-def test_every_table_holds_what_one_would_do_instead(root, tables):
+def test_every_table_holds_what_one_would_do_instead(root, script, tables):
+    schedule = script("schedule_page")
+    scheduled = {part.suite for parts, _ in schedule.STUDIES.values() for part in parts}
     for path in (root / "benchmarks/suites").glob("*.yaml"):
         name, suite = path.stem, tables.suite_of(path.stem)
         assert suite.name == name and suite.records.resolve() == root / "benchmarks/records" / name
@@ -372,8 +401,10 @@ def test_every_table_holds_what_one_would_do_instead(root, tables):
         if name not in VARIATIONS:
             assert any(method.startswith("random") for method in methods)
             assert any(method.startswith("shortened") for method in methods)
-            assert any(method.startswith(("fewer steps", "PGD-2", "PGD-3")) for method in methods)
-        if name not in WAITING:
+            assert any(method.startswith(("fewer steps", "PGD-2", "PGD-3", "all")) for method in methods)
+        if name in scheduled:  # its page says how many runs are done
+            assert set(found) <= set(methods)
+        elif name not in WAITING:
             assert set(found) == set(methods) - NOT_RUN.get(name, set())
             assert all(len(records) == len(seeds) for records in found.values()) or name in VARIATIONS
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from advcore.cli import bench, check, doctor, evaluate, export, recommend, report, run, score, select
+from advcore.cli import bench, check, doctor, evaluate, export, init, recommend, report, run, score, select
 from advcore.cli import list as list_
 from advcore.cli.exits import Exit, describe_exit, leave
 from advcore.cli.processes import join_processes
@@ -27,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _COMMANDS: dict[str, Callable[..., None]] = {
+    "init": init.init,
     "run": run.run,
     "select": select.select,
     "score": score.score,

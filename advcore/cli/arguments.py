@@ -1,12 +1,12 @@
 """Arguments that several commands have, and the checks of files that they name."""
 
-import importlib.metadata
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from advcore.cli.experiments import find_run_file
 from advcore.cli.processes import get_rank
 from advcore.errors import check, require
 
@@ -21,6 +21,11 @@ def check_file(path: Path) -> Path:
 
         read(path)
     return path
+
+
+def check_run_file(path: Path) -> Path:
+    """Return the run file of a path or of an experiment's name; refuse one that cannot be read."""
+    return check_file(find_run_file(path))
 
 
 def _check_overrides(texts: list[str] | None) -> list[str] | None:
@@ -42,6 +47,8 @@ def check_arrays_file(path: Path) -> None:
 
 def _load_plugins(paths: list[Path] | None) -> list[Path]:
     """Run the plug-ins, if there are any; torch is imported only then."""
+    import importlib.metadata  # a third of the time that --help takes
+
     if paths or importlib.metadata.entry_points(group="advcore.plugins"):
         from advcore.register.plugins import load_plugins
 
@@ -49,7 +56,10 @@ def _load_plugins(paths: list[Path] | None) -> list[Path]:
     return paths or []
 
 
-RunFile = Annotated[Path, typer.Argument(metavar="FILE", help="A run file (YAML).", callback=check_file)]
+RunFile = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="A run file (YAML), or the name of an experiment.", callback=check_run_file),
+]
 Plugins = Annotated[
     list[Path] | None,
     typer.Option(

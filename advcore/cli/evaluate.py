@@ -26,7 +26,8 @@ _Verdicts = Annotated[
 
 def evaluate(
     target: Annotated[
-        Path, typer.Argument(metavar="RUN|FILE", help="A run's folder, or a run file.", callback=arguments.check_file)
+        Path,
+        typer.Argument(metavar="RUN|FILE", help="A run's folder, or a run file.", callback=arguments.check_run_file),
     ],
     checkpoint: _Checkpoint = "last",
     suite: Annotated[str, typer.Option(help="Attacks: seen (those of the file), unseen, or autoattack.")] = "seen",

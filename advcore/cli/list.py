@@ -1,11 +1,13 @@
 """advcore list: list the available names."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from advcore.cli import arguments
+from advcore.cli.experiments import list_experiments, summarize_experiment
 from advcore.errors import check_one_of, require
 from advcore.terminal import print_table
 
@@ -22,6 +24,7 @@ def list_names(
     from advcore.selection.partition import PARTITIONS
 
     tables: dict[str, Mapping[str, object]] = {**TABLES, "partitions": PARTITIONS, "gradients": GRADIENTS}
+    tables["experiments"] = list_experiments()
     if kind:
         require(check_one_of("kind", kind, tables))
         tables = {kind: tables[kind]}
@@ -33,4 +36,6 @@ def list_names(
 
 def _summarize_entry(entry: object) -> str:
     """Return the first line of an entry's `about`, or else of its docstring, without a last dot or colon."""
+    if isinstance(entry, Path):
+        return summarize_experiment(entry)
     return (getattr(entry, "about", None) or entry.__doc__ or "").strip().splitlines()[0].rstrip(".:")

@@ -1,4 +1,4 @@
-"""Write what the suites `pools` and `pools-redundant` read: 5,000 labelled CIFAR-10 images, and pools of the other 45,000.
+"""Write what the suites `pools` and `pools-redundant` read: 5,000 labelled CIFAR-10 images, and pools of the others.
 
 build/pools/real.npz has the labelled images, 500 of each class, and the test set. build/pools/pool.npz has all others.
 build/pools/redundant.npz has 4,500 of these, each in 10 slightly changed copies: moved by up to one pixel, with uniform

@@ -15,6 +15,7 @@ import masking_page
 import memory_page
 import network_page
 import pool_scale_page
+import schedule_page
 import solver_page
 import tables
 import threads_page
@@ -22,7 +23,7 @@ import threads_page
 PAGES = (
     *(tables, solver_page, cpu_page, cpu_defaults_table, gpu_page, threads_page, memory_page, checkpoint_cost_page),
     *(compute_page, diagnostics_page, masking_page, choosing_page, network_page, pool_scale_page),
-    evidence_table,
+    *(evidence_table, schedule_page),
 )
 
 for page in PAGES:

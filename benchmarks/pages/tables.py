@@ -5,11 +5,13 @@ from collections.abc import Iterable
 
 import cifar10_gpu_page
 import evidence_page
+import headroom_page
 import main_page
 import minibatch_page
+import readme_page
 import recipes_page
 import savings_page
-import solver_page
+import selection_page
 from figures import BENCHMARKS, DOCS, RECORDS, between, cost_notes, table
 
 from advcore.files import read_json
@@ -24,13 +26,15 @@ from advcore.suite.suite import Suite, load
 README = BENCHMARKS.parent / "README.md"
 EVIDENCE = DOCS / "evidence.md"
 PAGES = ("digits", "mnist", "reattack")
-README_ROWS = ("full", "GradMatch", "CRAIG", "random", "shortened", "fewer steps (PGD-4)", "FGSM-PGI", "InfoBatch")
-"""The rows of digits that README shows; its page has all."""
 """Suites with a page of their own."""
 STUDY = ("minibatch-mnist", "minibatch-cifar10")
 MAIN = ("main-cifar10", "main-mnist")
 STRONG = ("main-strong", "main-mnist-strong")
 """Their fronts before AutoAttack."""
+REATTACK, FREE_ROWS = ("reattack-mnist", "reattack-cifar10"), ("free-rows",)
+POOLS = ("pools", "pools-redundant")
+SELECTION = {"reattack": REATTACK, "free rows": FREE_ROWS, "pools": POOLS}
+"""Studies of what selection can pay, and their suites."""
 
 
 @functools.cache
@@ -98,6 +102,29 @@ def finetune_text() -> str:
     return recipes_page.finetune_text(groups("finetune"), groups("finetune-search"))
 
 
+def list_sections(suites: Iterable[str]) -> dict[str, dict[str, list[RunRecord]]]:
+    """The records of those of the suites that have any, by their titles."""
+    return {title: found for title, found in titled(suites).items() if found}
+
+
+def selection_texts() -> dict[str, str]:
+    """The pages of what selection can pay, by their files' names."""
+    reattack, free_rows, pools = map(list_sections, SELECTION.values())
+    wrong = read_json(RECORDS / "pool_teacher.json")["wrong"]["pools"]
+    return {
+        "reattack_study.md": selection_page.reattack_text(reattack),
+        "free_rows.md": selection_page.free_rows_text(free_rows),
+        "pools.md": selection_page.pools_text(pools, wrong),
+        "headroom.md": headroom_page.text(list_points()),
+    }
+
+
+def list_points() -> list[headroom_page.Point]:
+    """Every selector of these studies against the random choice of its compute."""
+    sections = map(list_sections, SELECTION.values())
+    return list(headroom_page.list_points({title: found for each in sections for title, found in each.items()}))
+
+
 def claims() -> dict[tuple[str, str, str], Comparison]:
     """What the corrected tests of the pages let stand: by page, section and question."""
     pages = {
@@ -115,14 +142,10 @@ def claims() -> dict[tuple[str, str, str], Comparison]:
 
 
 def readme_text() -> str:
-    """README with its tables renewed."""
-    readme = README.read_text()
-    digits = {name: records for name, records in groups("digits").items() if name in README_ROWS}
-    main = groups("main-cifar10")
-    readme = between(readme, "digits", f"{table(digits)}\n\n{cost_notes(digits)}")
-    readme = between(readme, "main", f"{main_page.table(main)}\n\n{cost_notes(main)}")
-    peers = RECORDS / "solvers" / "peers.json"
-    return between(readme, "solvers", solver_page.headline(read_json(peers))) if peers.exists() else readme
+    """README with what it shows of the records renewed."""
+    main, strong = groups("main-cifar10"), groups("main-strong")
+    readme = between(README.read_text(), "half", readme_page.describe_half(main))
+    return between(readme, "results", readme_page.table(main, strong))
 
 
 def write() -> None:
@@ -146,4 +169,8 @@ def write() -> None:
         (BENCHMARKS / "cifar10_gpu.md").write_text(cifar10_gpu_page.text(at_size))
     if groups("why"):
         EVIDENCE.write_text(evidence_text())
+    for name, page in selection_texts().items():
+        (BENCHMARKS / name).write_text(page)
+    headroom_page.draw(list_points(), BENCHMARKS / "headroom.png")
     README.write_text(readme_text())
+    readme_page.draw_all(groups("main-cifar10"))

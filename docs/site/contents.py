@@ -6,6 +6,7 @@ ROOT = Path(__file__).parents[2]
 NAV = {
     "Use": {
         "docs/index": "First hour",
+        "docs/install": "Installing",
         "docs/hardening": "Hardening a trained model",
         "docs/choosing": "Choosing a selector",
         "docs/pools": "Extra images: pools",

@@ -1,0 +1,224 @@
+"""The pages of what selection can pay: what to attack again, rows for free, pools, and what headroom foretells."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from figures import Groups, Pairs, Tested, answers, ask, cost_notes, table
+from recipes_page import flag_lines
+
+from advcore.errors import format_count
+from advcore.reporting.statistics import compare_all
+from advcore.reporting.tables import to_markdown
+from advcore.reporting.verdicts import describe_varied, explain_test
+
+SHARES = ("0.5", "0.25")
+RULES = ("random", "low p_y", "oldest")
+GROWING = "all, growing ball"
+PARTIAL = [f"{rule} {share}" for share in SHARES for rule in RULES]
+AGAINST_ALL = "Attacking a share again, against attacking all"
+AGAINST_GROWING = "Attacking a share again, against attacking all in a ball that grows"
+BOTH_GROW = "Attacking a share again in a ball that grows, against attacking all in such a ball"
+LOW = "The lowest p_y, against random"
+OLDEST = "The oldest, against random"
+REATTACK: dict[str, Pairs] = {
+    AGAINST_ALL: [(name, "all") for name in PARTIAL],
+    AGAINST_GROWING: [(name, GROWING) for name in PARTIAL],
+    BOTH_GROW: [(f"{rule} 0.5, growing ball", GROWING) for rule in ("random", "low p_y")],
+    LOW: [
+        *((f"low p_y {share}", f"random {share}") for share in SHARES),
+        ("low p_y 0.5, growing ball", "random 0.5, growing ball"),
+    ],
+    OLDEST: [(f"oldest {share}", f"random {share}") for share in SHARES],
+    "A ball that grows over 0.6 of the run, against one of full size": [(GROWING, "all")],
+    "A ball that grows as the rule's perturbations do, against one of full size": [
+        (f"all, ball growing as random {share}", "all") for share in SHARES
+    ],
+    "As many updates as with rho 0.5, for 1.25 of the compute": [("all, as many updates as random 0.5", "all")],
+    "Rho 0.5 for as many updates as all, for 0.8 of the compute": [("random 0.5, as many updates as all", "all")],
+    "PGD-2, against one remembered step": [("PGD-2", "all")],
+    "FGSM-PGI, against one remembered step": [("FGSM-PGI", "all")],
+}
+"""What is asked of a study of re-attacking, and the pairs of methods that answer: with the part, and without."""
+
+AHEAD, LEVEL = "{} is ahead of {}", "{} is not ahead of {} beyond chance"
+CONCLUSIONS = {
+    (True, True): "the selector pays",
+    (True, False): "a schedule, not a selector",
+    (False, True): "no gain over the schedule",
+    (False, False): "no gain",
+}
+"""By whether a share attacked again beats the growing ball, and whether a rule beats random."""
+
+BUDGETS = ("0.5", "0.3", "0.1")
+FREE_ROWS: dict[str, Pairs] = {
+    "GradMatch with free rows, against random": [(f"GradMatch @ {b}", f"random @ {b}") for b in BUDGETS],
+    "CRAIG with free rows, against random": [(f"CRAIG @ {b}", f"random @ {b}") for b in BUDGETS],
+    "GradMatch with an attack of all, against random": [
+        (f"GradMatch, attacked @ {b}", f"random @ {b}") for b in BUDGETS
+    ],
+    "Free rows, against an attack of all (GradMatch)": [
+        (f"GradMatch @ {b}", f"GradMatch, attacked @ {b}") for b in BUDGETS
+    ],
+    "The refresh (GradMatch)": [(f"GradMatch, refreshed @ {b}", f"GradMatch @ {b}") for b in BUDGETS],
+    "A random subset, against all data for fewer epochs": [(f"random @ {b}", f"shortened @ {b}") for b in BUDGETS],
+    "GradMatch with free rows, against all data for fewer epochs": [
+        (f"GradMatch @ {b}", f"shortened @ {b}") for b in BUDGETS
+    ],
+}
+POOL_SHARES = ("0.25", "0.5")
+POOL_SOLVERS = {
+    "GradMatch": "GradMatch, target real",
+    "CRAIG": "CRAIG, target real",
+    "boundary": "Boundary and k-means",
+}
+POOLS: dict[str, Pairs] = {
+    **{
+        f"{title}, against random": [(f"{solver} {b}", f"random {b}") for b in POOL_SHARES]
+        for solver, title in POOL_SOLVERS.items()
+    },
+    "A random share, against the whole pool": [(f"random {b}", "whole pool") for b in POOL_SHARES],
+    "The whole pool, against none": [("whole pool", "no pool")],
+}
+
+
+def test(sections: Mapping[str, Groups], questions: Mapping[str, Pairs]) -> Tested:
+    """All comparisons of a page: those of each section's questions."""
+    return compare_all(
+        {key: values for title, found in sections.items() for key, values in ask(title, found, questions).items()}
+    )
+
+
+def section(title: str, found: Groups, questions: Mapping[str, Pairs], tested: Tested, reference: str) -> list[str]:
+    """One suite: its table for `last`, the answers, and its table for `best`."""
+    first = next(iter(found.values()))[0]
+    n, device = first.final["last"]["clean"]["n"], first.environment["device"]
+    lines = [f"## {title}", "", f"Mean ± sample deviation over seeds, {n:,} test images, device {device}."]
+    lines += [f"{describe_varied(found)} {cost_notes(found, reference)}", "", table(found, "last", reference), ""]
+    lines += flag_lines(found, "last")
+    lines += [answers(title, found, questions, tested), "Checkpoint `best`:", "", table(found, "best", reference), ""]
+    return lines
+
+
+def judge_reattack(title: str, tested: Tested) -> str:
+    """The verdict that the study was made for: whether rho < 1 beats rho = 1, and whether a rule beats random."""
+    if not any((title, question) in tested for question in (AGAINST_GROWING, LOW)):
+        return "too few runs so far"
+    schedule = _any_beats(tested, title, (AGAINST_GROWING, BOTH_GROW))
+    rule = _any_beats(tested, title, (LOW, OLDEST))
+    alone = _any_beats(tested, title, (AGAINST_ALL,))
+    parts = [
+        (AHEAD if alone else LEVEL).format("attacking a share again", "attacking all"),
+        (AHEAD if schedule else LEVEL).format("it", "a growing ball"),
+        (AHEAD if rule else LEVEL).format("a rule", "random"),
+    ]
+    return f"{', '.join(parts)}: **{CONCLUSIONS[schedule, rule]}**"
+
+
+def _any_beats(tested: Tested, title: str, questions: Sequence[str]) -> bool:
+    return any(tested[title, name].verdict == "beats" for name in questions if (title, name) in tested)
+
+
+def list_verdicts(title: str, questions: Mapping[str, Pairs], tested: Tested) -> list[str]:
+    """A line for each question of a section that was answered beyond chance."""
+    lines = []
+    for question in questions:
+        comparison = tested.get((title, question))
+        if comparison is not None and comparison.verdict != "level":
+            mean = comparison.estimate.mean
+            lines.append(f"- {question}: {mean:+.1f} points (corrected p = {comparison.corrected:.3f}).")
+    return lines or ["- Nothing differs beyond chance."]
+
+
+def staleness_table(found: Groups) -> str:
+    """How old and how wrong the rows of the selections were, and what their coresets' gradients miss."""
+    rows = []
+    for name, records in found.items():
+        entries = [entry for record in records for entry in record.selections]
+        if entries and "GradMatch" in name or "CRAIG" in name:
+            columns = ("row_age", "row_error", "gradient_error", "gradient_error_full", "gradient_error_random")
+            rows.append((name, *(_format_mean(entries, column) for column in columns)))
+    header = ("method", "age of rows, epochs", "row error", "gradient error", "against fresh rows", "random subset")
+    return to_markdown(header, rows)
+
+
+def _format_mean(entries: Sequence[Mapping], key: str) -> str:
+    values = [entry[key] for entry in entries if entry.get(key) is not None]
+    return f"{statistics.fmean(values):.2f}" if values else "–"
+
+
+REATTACK_HEAD = """# What to attack again, and whether it pays
+
+From the committed records of the suites `reattack-mnist` and `reattack-cifar10` (`advcore bench
+benchmarks/suites/NAME.yaml`). Of each batch a share rho takes a new step from its remembered perturbation, chosen at
+random, by the lowest p_y at the last visit or by the oldest perturbation; the others are trained on their remembered
+adversarial images. All rows have the same compute unless they say otherwise. Two things come with such a rule and have
+to be told from it: more updates for the same compute, and perturbations that are weak early in training. So there are
+rows with as many updates, and rows that attack everyone in a ball that grows.
+"""
+FREE_ROWS_HEAD = """# Rows for free, and whether they pay
+
+From the committed records of the suite `free-rows` (`advcore bench benchmarks/suites/free-rows.yaml`). Coresets chosen
+from rows that are caught in training ([how](../docs/savings.md#selecting-without-an-attack)) are compared with random
+subsets of the same compute, budgets .1, .3 and .5. *Refreshed*: after each epoch a twentieth of the examples outside of
+the coreset is attacked and measured anew. *Attacked*: all examples are attacked at each selection. What these two cost
+comes off their budgets.
+"""
+POOLS_HEAD = """# Choosing from a pool, and whether it pays
+
+From the committed records of the suites `pools` and `pools-redundant` (`advcore bench benchmarks/suites/NAME.yaml`):
+5,000 labelled CIFAR-10 images and a pool that a teacher labels which was trained on these alone. Its errors are real:
+{errors} of the pool's labels are wrong. Each batch takes 0.7 from the pool, or from the share that a selector chose.
+"""
+
+
+def study_text(
+    head: str,
+    sections: Mapping[str, Groups],
+    questions: Mapping[str, Pairs],
+    reference: str,
+    verdicts: Sequence[str] = (),
+) -> str:
+    """A page of one or several suites: what is beyond chance, then each suite's tables and answers."""
+    if not sections:
+        return f"{head}\nThere is no record yet: [schedule](schedule.md).\n"
+    tested = test(sections, questions)
+    lines = [head, *verdicts, "", "In short, checkpoint `last`:", ""]
+    for title, found in sections.items():
+        lines += [f"{title} ({describe_seeds(found)}):", "", *list_verdicts(title, questions, tested), ""]
+    lines += [explain_test(tested.values()), ""]
+    for title, found in sections.items():
+        lines += section(title, found, questions, tested, reference)
+    return "\n".join(lines)
+
+
+def describe_seeds(found: Groups) -> str:
+    """How many runs the methods have, at least and at most."""
+    counts = [len(records) for records in found.values()]
+    if min(counts) < max(counts):
+        return f"{min(counts)} to {max(counts)} seeds so far"
+    return format_count(counts[0], "seed")
+
+
+def reattack_text(sections: Mapping[str, Groups]) -> str:
+    """benchmarks/reattack_study.md."""
+    tested = test(sections, REATTACK)
+    verdicts = [f"{title}: {judge_reattack(title, tested)}.\n" for title in sections]
+    return study_text(REATTACK_HEAD, sections, REATTACK, "all", verdicts)
+
+
+def free_rows_text(sections: Mapping[str, Groups]) -> str:
+    """benchmarks/free_rows.md."""
+    page = study_text(FREE_ROWS_HEAD, sections, FREE_ROWS, "all")
+    if not sections:
+        return page
+    tables = [f"{title}:\n\n{staleness_table(found)}\n" for title, found in sections.items()]
+    return "\n".join([page, "## How stale the rows are", "", STALENESS, "", *tables])
+
+
+STALENESS = """Means over selections and seeds. *Row error*: how far the rows are from those of a fresh attack of the
+model as it is, on a sample, relative to these. *Against fresh rows*: the coreset's gradient error on that sample."""
+
+
+def pools_text(sections: Mapping[str, Groups], wrong: float) -> str:
+    """benchmarks/pools.md. wrong : the share of the pool's labels in which the teacher errs."""
+    return study_text(POOLS_HEAD.format(errors=f"{wrong:.1%}"), sections, POOLS, "whole pool")
