@@ -17,7 +17,7 @@ GALLERY = ROOT / "docs" / "gallery"
 NOTEBOOK = ROOT / "docs" / "notebooks" / "first_coreset.ipynb"
 EXAMPLES = [Path(page).name for page in NAV["Gallery"] if page != "docs/gallery/index"]
 COLUMNS = 2
-THUMBNAIL = (360, 270)
+THUMBNAIL = (360, 220)
 INDEX = """# Gallery
 
 <!-- written by docs/site/gallery.py -->
@@ -48,7 +48,7 @@ def write_page(name: str, output: str) -> str:
     picture = find_picture(name).name
     return (
         f"# {title}\n\n<!-- written by docs/site/gallery.py from {name}.py -->\n\n{text}\n\n![{title}]({picture})\n\n"
-        f"It prints\n\n```text\n{output.rstrip()}\n```\n\n## The script\n\n"
+        f"It prints:\n\n```text\n{output.rstrip()}\n```\n\n## The script\n\n"
         f"[{name}.py]({name}.py), from the top to the bottom:\n\n```python\n{code.rstrip()}\n```\n"
     )
 
@@ -64,10 +64,10 @@ def write_index() -> str:
     for name in EXAMPLES:
         title, text, _ = read_docstring(name)
         sentence = " ".join(text.split("\n\n")[0].split()).replace("|", "\\|")
-        sentence = re.match(r".*?[.:](?= |$)", sentence)[0].rstrip(":.")
+        sentence = re.match(r".*?\.(?= |$)", sentence)[0]
         small = GALLERY / f"{name}-small-transparent.png"
         picture = small if small.exists() else find_picture(name)
-        cells.append(f"[![{title}]({picture.name})]({name}.md)<br>[{title}]({name}.md)<br>{sentence}.")
+        cells.append(f"[![{title}]({picture.name})]({name}.md)<br>[{title}]({name}.md)<br>{sentence}")
     lines = [f"|{' |' * COLUMNS}", f"|{' :--- |' * COLUMNS}"]
     for start in range(0, len(cells), COLUMNS):
         lines.append(f"| {' | '.join(cells[start : start + COLUMNS])} |")
@@ -107,7 +107,7 @@ def run_notebook(path: Path = NOTEBOOK):
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False).execute()
+    NotebookClient(notebook, timeout=600, record_timing=False, coalesce_streams=True).execute()
     return notebook
 
 
