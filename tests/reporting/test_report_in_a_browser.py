@@ -125,7 +125,8 @@ def test_a_page_can_be_read(driver, pages, tmp_path, name, width, scheme):
 SCREENS = [(width, scheme) for width in (390, 1280) for scheme in ("light", "dark")]
 _BOXES = """
 const boxes = e => { const b = e.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]; };
-return [...document.querySelectorAll(arguments[0])].filter(e => e.checkVisibility() && e.getClientRects().length).map(boxes);
+const isShown = e => e.checkVisibility() && e.getClientRects().length;
+return [...document.querySelectorAll(arguments[0])].filter(isShown).map(boxes);
 """
 
 
