@@ -1,6 +1,7 @@
 """What README promises: its example runs, its tables are fresh."""
 
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -59,7 +60,6 @@ def tables(script):
 def test_every_committed_table_comes_from_the_committed_records(root, tables):
     readme = (root / "README.md").read_text()
     assert tables.readme_text() == readme
-    assert all(f"| {about} |" in readme for about in tables.main_page.BLOCKS.values())
     for suite in tables.PAGES:
         assert (root / "benchmarks" / f"{suite}.md").read_text() == tables.text(suite)
     assert (root / "benchmarks/minibatch.md").read_text() == tables.study_text()
@@ -76,6 +76,32 @@ def test_the_page_of_diagnostics_comes_from_its_record(script):
     diagnostics = script("diagnostics_page")
 
     assert diagnostics.PAGE.read_text() == diagnostics.page(read_json(diagnostics.RECORD)) and diagnostics.PLOT.exists()
+
+
+def test_the_front_page_begins_with_what_it_is_the_picture_and_a_command(root, tables):
+    """In 40 lines: what it is, for whom, what to type first, what half the cost loses; at most two tables in all."""
+    lines = (root / "README.md").read_text().splitlines()
+    first = "\n".join(lines[:40])
+    assert len(lines) <= 160
+    assert next(i for i, line in enumerate(lines) if "<img" in line) < 15
+    assert next(i for i, line in enumerate(lines) if line.startswith("advcore ")) < 20
+    assert len([line for line in lines if line.startswith("| --- ")]) <= 2
+    assert all(door in first for door in ("**You compare methods", "**You harden", "**You have a training loop"))
+    assert tables.readme_page.describe_half(tables.groups("main-cifar10")) in first
+    assert len(tables.readme_page.ROWS) <= 8 and set(tables.readme_page.ROWS) <= set(tables.groups("main-cifar10"))
+    assert all(path.exists() and path.name in "\n".join(lines[:12]) for path in tables.readme_page.PICTURES.values())
+
+
+def test_the_output_that_the_front_page_shows_is_what_its_commands_print(root, advcore, tmp_path, monkeypatch):
+    text = (root / "README.md").read_text()
+    shown = re.findall(r"^(advcore (?:recommend|check) [^\n]*)\n```\n\n```text\n(.*?)```", text, re.S | re.M)
+    monkeypatch.chdir(tmp_path)
+    assert len(shown) == 2
+    for command, output in shown:
+        words = shlex.split(command.replace("experiments/", f"{root}/experiments/"), comments=True)[1:]
+        code, printed, err = advcore(*words)
+        assert code == 0, err
+        assert all(line in printed.splitlines() for line in output.splitlines())
 
 
 def mean_gap(found, one, other):
@@ -104,23 +130,24 @@ def test_the_study_says_of_every_rule_what_stands_beside_it(root, tables):
             assert mean_gap(found, rule, others[0]) < 0 and mean_gap(found, rule, few) < 0
 
 
-def test_the_solver_page_comes_from_its_records_and_no_limit_is_missed_unsaid(root, tables):
+def test_the_solver_page_comes_from_its_records_and_no_limit_is_missed_unsaid(root, script):
+    solver_page = script("solver_page")
     records = {path.stem: read_json(path) for path in (root / "benchmarks/records/solvers").glob("*.json")}
     page = (root / "benchmarks/solvers.md").read_text()
-    assert records and set(records) <= set(tables.solver_page.SECTIONS)
+    assert records and set(records) <= set(solver_page.SECTIONS)
     assert ("growth" in records) == (root / "benchmarks/solvers.png").exists()
-    assert page == f"{tables.solver_page.text(records)}\n"
+    assert page == f"{solver_page.text(records)}\n"
     assert not any(record["settings"]["quick"] for record in records.values())
 
 
 @pytest.mark.slow
-def test_the_solver_benchmark_runs_small(root, tmp_path, tables):
+def test_the_solver_benchmark_runs_small(root, tmp_path, script):
     command = [sys.executable, str(root / "benchmarks/measure/solvers.py"), "peers", "--quick", "--threads", "1"]
     subprocess.run([*command, "--out", str(tmp_path)], check=True, capture_output=True)
     cells = read_json(tmp_path / "peers.json")["results"]["cells"]
     assert {cell["solver"] for cell in cells} == {"GradMatch", "CRAIG"}
     assert all(peer["seconds"] > 0 for cell in cells for peer in cell["peers"])
-    assert "a small run" in tables.solver_page.text({"peers": read_json(tmp_path / "peers.json")})
+    assert "a small run" in script("solver_page").text({"peers": read_json(tmp_path / "peers.json")})
 
 
 def test_the_masking_page_comes_from_its_record_and_holds_what_it_claims(script):
@@ -422,6 +449,6 @@ def test_what_the_evidence_page_says_in_words_is_in_its_records(tables):
     assert gap(("GradMatch", "random of GradMatch's cost")) < 0
     tested = page.test(found)
     assert len(tested) == 7 and {one.verdict for one in tested.values()} == {"level"}
-    assert tested["why", "Duplicates, coresets beside random subsets of their size"].estimate.p == pytest.approx(
+    assert tested["why", "Duplicates, coresets compared with random subsets of their size"].estimate.p == pytest.approx(
         0.17, abs=0.01
     )

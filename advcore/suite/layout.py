@@ -15,7 +15,7 @@ KEYS = (
     *("baselines", "columns", "sizes"),
 )
 # The keys of one of its sizes.
-SIZE_KEYS = ("title", "experiment", "seeds", "set", "columns")
+SIZE_KEYS = ("title", "experiment", "seeds", "set", "columns", "baselines")
 # The keys of a method that are not settings.
 METHOD_KEYS = ("experiment", "grid", "weights_of", "scores_of")
 # Characters of a method's name: its files are named after it.

@@ -134,7 +134,7 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
         seeds=seeds,
         methods=_share_cost(methods, reference),
         reference=reference,
-        added=list_added(raw.get("baselines")),
+        added=list_added(of_size.get("baselines", raw.get("baselines"))),
         vary_split=choose_vary_split(raw.get("vary_split"), methods),
         columns=of_size.get("columns") or raw.get("columns") or {},
     )

@@ -8,10 +8,10 @@ import evidence_page
 import headroom_page
 import main_page
 import minibatch_page
+import readme_page
 import recipes_page
 import savings_page
 import selection_page
-import solver_page
 from figures import BENCHMARKS, DOCS, RECORDS, between, cost_notes, table
 
 from advcore.files import read_json
@@ -20,14 +20,12 @@ from advcore.reporting.record import RunRecord
 from advcore.reporting.statistics import Comparison
 from advcore.reporting.tables import list_flags, to_markdown
 from advcore.reporting.verdicts import describe_varied
-from advcore.suite.layout import make_slug
+from advcore.suite.layout import BASELINES_FILE, make_slug
 from advcore.suite.suite import Suite, load
 
 README = BENCHMARKS.parent / "README.md"
 EVIDENCE = DOCS / "evidence.md"
 PAGES = ("digits", "mnist", "reattack")
-README_ROWS = ("full", "GradMatch", "CRAIG", "random", "shortened", "fewer steps (PGD-4)", "FGSM-PGI", "InfoBatch")
-"""The rows of digits that README shows; its page has all."""
 """Suites with a page of their own."""
 STUDY = ("minibatch-mnist", "minibatch-cifar10")
 MAIN = ("main-cifar10", "main-mnist")
@@ -40,16 +38,26 @@ SELECTION = {"reattack": REATTACK, "free rows": FREE_ROWS, "pools": POOLS}
 
 
 @functools.cache
-def suite_of(name: str) -> Suite:
-    """The suite benchmarks/suites/NAME.yaml."""
-    return load(BENCHMARKS / "suites" / f"{name}.yaml")
+def suite_of(name: str, size: str | None = None) -> Suite:
+    """The suite benchmarks/suites/NAME.yaml, in one of its sizes."""
+    return load(BENCHMARKS / "suites" / f"{name}.yaml", size)
 
 
 @functools.cache
-def groups(suite: str) -> dict[str, list[RunRecord]]:
+def methods_of(name: str, size: str | None = None) -> list[str]:
+    """The suite's methods, and after them the baselines that were planned when it was first run."""
+    suite = suite_of(name, size)
+    planned = suite.records / (size or "") / BASELINES_FILE
+    added = read_json(planned)["methods"] if planned.exists() else {}
+    return [*suite.methods, *added]
+
+
+@functools.cache
+def groups(suite: str, size: str | None = None) -> dict[str, list[RunRecord]]:
     """Records by method, in the suite's order; methods without one are left out."""
-    of = suite_of(suite)
-    paths = {method: [of.records / f"{make_slug(method, seed)}.json" for seed in of.seeds] for method in of.methods}
+    of, methods = suite_of(suite, size), methods_of(suite, size)
+    folder = of.records / (size or "")
+    paths = {method: [folder / f"{make_slug(method, seed)}.json" for seed in of.seeds] for method in methods}
     found = {method: [RunRecord.load(path) for path in own if path.exists()] for method, own in paths.items()}
     return {method: records for method, records in found.items() if records}
 
@@ -144,14 +152,10 @@ def claims() -> dict[tuple[str, str, str], Comparison]:
 
 
 def readme_text() -> str:
-    """README with its tables renewed."""
-    readme = README.read_text()
-    digits = {name: records for name, records in groups("digits").items() if name in README_ROWS}
-    main = groups("main-cifar10")
-    readme = between(readme, "digits", f"{table(digits)}\n\n{cost_notes(digits)}")
-    readme = between(readme, "main", f"{main_page.table(main)}\n\n{cost_notes(main)}")
-    peers = RECORDS / "solvers" / "peers.json"
-    return between(readme, "solvers", solver_page.headline(read_json(peers))) if peers.exists() else readme
+    """README with what it shows of the records renewed."""
+    main, strong = groups("main-cifar10"), groups("main-strong")
+    readme = between(README.read_text(), "half", readme_page.describe_half(main))
+    return between(readme, "results", readme_page.table(main, strong))
 
 
 def write() -> None:
@@ -179,3 +183,4 @@ def write() -> None:
         (BENCHMARKS / name).write_text(page)
     headroom_page.draw(list_points(), BENCHMARKS / "headroom.png")
     README.write_text(readme_text())
+    readme_page.draw_all(groups("main-cifar10"))

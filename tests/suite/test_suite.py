@@ -355,6 +355,15 @@ def test_a_record_of_other_settings_is_not_the_suites(root):
     assert "does not know" in list_differences(RunRecord(**raw), run.config)[0]
 
 
+def test_a_size_may_leave_out_baselines_that_the_suite_adds(suite):
+    sizes = "sizes: {small: {baselines: {fat: false}}, none: {baselines: false}, full: {}}"
+    text = f"methods: {{full: {{selection: null}}}}\n{sizes}\n"
+    assert "fat" in suite(text, "full").added and "fat" not in suite(text, "small").added
+    assert "random" in suite(text, "small").added and suite(text, "none").added == ()
+    with pytest.raises(ConfigError, match="sizes.small.baselines.fatt is none; did you mean 'fat'"):
+        suite(text.replace("{fat:", "{fatt:"), "small")
+
+
 def test_every_suite_of_the_papers_resolves_in_every_size(root):
     paths = sorted((root / "benchmarks/suites/papers").glob("*.yaml"))
     assert len(paths) >= 12
@@ -363,7 +372,8 @@ def test_every_suite_of_the_papers_resolves_in_every_size(root):
         assert {"small", "full"} <= raw["sizes"].keys() and raw["name"] == path.stem
         for size in raw["sizes"]:
             suite = load(path, size)
-            assert list(resolve_methods(suite)) == list(expand_grids(raw)) and suite.added == list_added(None)
+            assert list(resolve_methods(suite)) == list(expand_grids(raw)) and "random" in suite.added
+            assert suite.added == list_added(None) or size == "small"
 
 
 def test_the_suite_in_the_page_is_one(root, tmp_path):
