@@ -14,6 +14,7 @@ from advcore.errors import ConfigError, SettingProblem, check, must, require
 from advcore.kinds import accept_arguments, find_type_problem
 from advcore.objectives.base import Objective, choose_ascent, is_attacked, needs_clean, takes_mixed_labels
 from advcore.objectives.standard import Pgd
+from advcore.pixels import format_pixels
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow, copy_from_inference, find_dtype, record_gradients
 from advcore.runtime.counted import CountedModel
@@ -149,7 +150,9 @@ def check_attacked(attack: Attack, x: Tensor, x_adv: Tensor) -> Tensor:
     if not getattr(attack, "training_only", False) and hasattr(attack, "excess"):
         excess = float(attack.excess(x, x_adv.detach()).max())
         is_inside = excess <= _SLACK + 0.01 * attack.eps
-        require(check(is_inside, source, f"in its ball of eps {attack.eps:.4g}", f"a point {excess:.4g} outside"))
+        require(
+            check(is_inside, source, f"in its ball of eps {format_pixels(attack.eps)}", f"a point {excess:.4g} outside")
+        )
     return x_adv
 
 

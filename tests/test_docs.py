@@ -18,8 +18,11 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
 def written() -> list[Path]:
-    pages = [path for folder in ("docs", "benchmarks") for path in sorted((ROOT / folder).glob("*.md"))]
-    return [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")), *pages]
+    return [
+        path
+        for folder in ("", "docs", "docs/gallery", "benchmarks", "benchmarks/papers")
+        for path in sorted((ROOT / folder).glob("*.md"))
+    ]
 
 
 def anchors(text: str) -> set[str]:

@@ -7,6 +7,7 @@ import typer
 
 from advcore.cli import arguments
 from advcore.errors import check_at_least, require
+from advcore.terminal import command_line, print_next
 
 
 def report(
@@ -25,3 +26,5 @@ def report(
 
     require(check_at_least("--images", images, 0, most=pages.MOST_IMAGES))
     typer.echo(f"report: {pages.report(target, out, images)}")
+    if (target / "checkpoints" / "best.safetensors").is_file():
+        print_next(command_line("export", target, plugins=plugin or ()))

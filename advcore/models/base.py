@@ -28,8 +28,9 @@ LIBRARIES = ("timm", "torchvision")
 class Pretrained:
     """Pretrained weights with a name: where they are stored, and the images that they were trained on.
 
-    repository : on the Hugging Face hub; "" for a file at `url`. mean, std : numbers per channel that the images were
-    normalised by, and size : their side in pixels; none and 0 where they are not known.
+    name : as `model.weights` gives it. repository : on the Hugging Face hub; "" for a file at `url`.
+    mean, std : numbers per channel that the images were normalised by, and size : their side in pixels; none and 0
+    where they are not known.
     """
 
     name: str

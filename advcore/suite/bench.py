@@ -21,8 +21,9 @@ from advcore.register.plugins import warn_of_changes
 from advcore.reporting import formats, page
 from advcore.reporting.compare import robust_accuracy
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
-from advcore.reporting.suite import Results, Table, build_suite_page, list_raw_rows
+from advcore.reporting.suite import Results, Table, list_raw_rows
 from advcore.reporting.suite import build_tables as suite_tables
+from advcore.reporting.suite_page import build_suite_page
 from advcore.run.places import check_path, check_writable, remove_empty
 from advcore.suite import needs
 from advcore.suite.baselines import add_baselines
@@ -282,7 +283,7 @@ def write_tables(bench: Bench, results: Results) -> list[Path]:
         "md": f"# {bench.suite.name}\n\n" + "\n".join(table.markdown() for table in tables),
         "tex": "\n".join(map(formats.to_latex, tables)),
         "csv": formats.to_csv(*list_raw_rows(results, bench.suite.name, bench.suite.size)),
-        "html": page.render(build_suite_page(_compose_title(bench), tables)),
+        "html": page.render(build_suite_page(_compose_title(bench), tables, results)),
     }
     files = {bench.folder / f"table.{suffix}": text.encode() for suffix, text in contents.items()}
     for path, content in files.items():

@@ -21,6 +21,17 @@ NAV = {
         "docs/integration": "Use other tools",
         "docs/reproducing": "Reproduce these pages",
     },
+    "Gallery": {
+        "docs/gallery/index": "Gallery",
+        "docs/gallery/attacked_images": "Attacked images",
+        "docs/gallery/craig": "What CRAIG keeps",
+        "docs/gallery/gradmatch_weights": "The weights of GradMatch",
+        "docs/gallery/easiest_and_hardest": "Easiest and hardest images",
+        "docs/gallery/catastrophic_overfitting": "Catastrophic overfitting",
+        "docs/gallery/headroom": "Headroom over training",
+        "docs/gallery/report_page": "A report page",
+        "docs/gallery/pareto": "A Pareto picture",
+    },
     "Explanation": {
         "docs/method": "The method",
         "docs/choosing": "Choosing a selector",
@@ -45,11 +56,11 @@ NAV = {
         "docs/reliability": "Stop and resume",
         "docs/cases": "Reliability cases",
         "docs/extending": "Extending",
-        "CONTRIBUTING": "Contributing",
-        "CHANGELOG": "Changes",
     },
 }
-"""Pages and their short titles by caption, below the first page. Those of benchmarks/ are added automatically."""
+"""Pages and their short titles by caption, below the first page; those of benchmarks/ and of the root folder follow."""
+NOTEBOOKS = {"docs/notebooks/first_coreset": "Notebook: your first coreset"}
+"""Notebooks, listed with the gallery."""
 API = {
     "adversary": "Attacking a batch",
     "selection": "Selection",
@@ -103,15 +114,25 @@ BESIDE = {"training": {"progress": ("Trained", "Listener")}}
 """Names of internal modules that a caller of the library meets."""
 
 
-def benchmark_pages() -> dict[str, str]:
-    """The pages of benchmarks/ and their headings, by name."""
-    paths = sorted((ROOT / "benchmarks").glob("*.md"))
-    return {f"benchmarks/{path.stem}": path.read_text().split("\n")[0].lstrip("# ") for path in paths}
+def found_pages() -> dict[str, dict[str, str]]:
+    """The pages that need no entry in NAV, by caption."""
+    return {
+        "Benchmarks": _headings("benchmarks/"),
+        "The papers' tables": _headings("benchmarks/papers/"),
+        "Project": _headings(""),
+    }
+
+
+def _headings(folder: str) -> dict[str, str]:
+    """The pages of a folder and their headings, by name."""
+    paths = [path for path in sorted((ROOT / folder).glob("*.md")) if path.stem != "README"]
+    return {f"{folder}{path.stem}": path.read_text().split("\n")[0].lstrip("# ") for path in paths}
 
 
 def pages() -> list[str]:
     """Every page of the repository that the site has, without `.md`."""
-    return [LANDING, *(page for listed in NAV.values() for page in listed), *benchmark_pages()]
+    nav = NAV | found_pages()
+    return [LANDING, *(page for listed in nav.values() for page in listed)]
 
 
 def modules(package: str) -> list[str]:
