@@ -1,4 +1,4 @@
-"""The only place where an objective meets an attack."""
+"""Combines objectives and attacks; no other module does."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +14,7 @@ from advcore.errors import ConfigError, SettingProblem, check, must, require
 from advcore.kinds import accept_arguments, find_type_problem
 from advcore.objectives.base import Objective, choose_ascent, is_attacked, needs_clean, takes_mixed_labels
 from advcore.objectives.standard import Pgd
+from advcore.pixels import format_pixels
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow, copy_from_inference, find_dtype, record_gradients
 from advcore.runtime.counted import CountedModel
@@ -28,7 +29,7 @@ _Bindable = TypeVar("_Bindable")
 
 
 def bind_attack(attack: _Bindable, model: nn.Module, count_passes: PassCounter) -> _Bindable:
-    """Return the attack with what it needs of the model that it is to attack (`Attack.bind`).
+    """Return the attack bound to the model that it attacks (`Attack.bind`).
 
     An attack without the method `bind` needs nothing, and is returned as it is. `count_passes` wraps a network so that
     its passes are counted.
@@ -49,7 +50,7 @@ def attack(
     seed: int | torch.Generator | Stream = 0,
     training: bool = False,
 ) -> Tensor:
-    """Attack a batch of images, and return the attacked images, shaped as x: a constant.
+    """Attack a batch of images; return the attacked images, detached, with the shape of x.
 
     An objective that trains on clean images (`Standard`) gets x itself.
 
@@ -100,7 +101,7 @@ def perturb(
     clean: Tensor | None = None,
     generator: Stream,
 ) -> Tensor:
-    """Return x_adv (B, C, H, W), a constant from here on; x itself for an objective that is not attacked.
+    """Return x_adv (B, C, H, W), detached; x itself for an objective that uses no attack.
 
     Parameters
     ----------
@@ -109,7 +110,7 @@ def perturb(
     clean : (B, C) logits at x if they are known already; computed here, once, if the attack needs them.
     generator : bound to the B examples.
 
-    Raises DataError for images that are no floats in [0, 1]: normalisation is a layer of the model
+    Raises DataError for images that are not floats in [0, 1]: normalisation is a layer of the model
     (`advcore.models.add_normalization`).
     """
     attack = _check_arguments(objective, attack, x, y)
@@ -122,7 +123,7 @@ def perturb(
         with torch.no_grad():
             clean = forward(x)
     if get_speed().channels_last and getattr(attack, "elementwise", False):
-        x = x.contiguous(memory_format=torch.channels_last)  # as its gradients lie: mixed layouts are slow to add
+        x = x.contiguous(memory_format=torch.channels_last)  # as its gradients are: mixed layouts are slow to add
     if get_speed().graphed and isinstance(forward, CountedModel) and not forward.model.training:
         x_adv = _perturb_by_graph(forward, objective, attack, x, y, clean=clean, generator=generator)
         if x_adv is not None:
@@ -133,7 +134,7 @@ def perturb(
 
 
 def check_attacked(attack: Attack, x: Tensor, x_adv: Tensor) -> Tensor:
-    """Return the images x_adv that the attack made of x. Raises ConfigError unless they can be what it says.
+    """Return the attack's result x_adv for images x. Raises ConfigError if it violates the attack's contract.
 
     Looked at are attacks from elsewhere: images shaped as x, in [0, 1], and, unless the attack is for training only, in
     the ball that it measures itself. Those of advcore are held by tests.
@@ -149,7 +150,9 @@ def check_attacked(attack: Attack, x: Tensor, x_adv: Tensor) -> Tensor:
     if not getattr(attack, "training_only", False) and hasattr(attack, "excess"):
         excess = float(attack.excess(x, x_adv.detach()).max())
         is_inside = excess <= _SLACK + 0.01 * attack.eps
-        require(check(is_inside, source, f"in its ball of eps {attack.eps:.4g}", f"a point {excess:.4g} outside"))
+        require(
+            check(is_inside, source, f"in its ball of eps {format_pixels(attack.eps)}", f"a point {excess:.4g} outside")
+        )
     return x_adv
 
 
@@ -167,7 +170,7 @@ def _check_arguments(objective: Objective, attack: Attack | None, x: Tensor, y: 
     are_labels = y.shape == x.shape[:1] and y.dtype == torch.int64
     if takes_mixed_labels(objective) and getattr(attack, "climbs", None) == "own":
         are_labels |= y.ndim == 2 and len(y) == len(x) and y.dtype.is_floating_point
-    require(check(are_labels, "y", f"{len(x)} labels of torch.int64, one an image", f"{y.dtype} {tuple(y.shape)}"))
+    require(check(are_labels, "y", f"{len(x)} labels of torch.int64, one per image", f"{y.dtype} {tuple(y.shape)}"))
     return attack
 
 
@@ -202,7 +205,7 @@ def _perturb_by_graph(
 
 
 def describe_mismatch(objective: Objective, attack: Attack | None) -> SettingProblem | None:
-    """Return why the objective cannot be attacked so, as a problem with the setting `attack`; None if it can."""
+    """Return why the objective cannot be combined with the attack, as a problem with `attack`; None if it can."""
     if not hasattr(objective, "bind_ascent"):  # 0.1 named the two hooks own and own_needs_clean
         return must("objective", "an objective with loss, bind_ascent and ascent_needs_clean", objective)
     if not is_attacked(objective):

@@ -16,12 +16,12 @@ from advcore.runtime.counted import CountedModel
 from advcore.runtime.device import Mark, mark, measure_seconds
 from advcore.runtime.flops import NO_COST, PassCost
 
-_BEFORE = "the run began with a version that counted passes alone"
+_BEFORE = "the run began with a version that counted only passes"
 PHASES = ("attack", "rows", "solve", "scoring", "update", "evaluation")
 
 
 def format_gigabytes(size: float) -> str:
-    """Write a number of bytes in GB, rounded up to three digits, so that asking for it is enough."""
+    """Write a number of bytes in GB, rounded up to three digits, so that this much suffices."""
     step = 10.0 ** (math.floor(math.log10(size)) - 2)
     return f"{math.ceil(size / step) * step / 1e9:.4g} GB"
 
@@ -63,7 +63,7 @@ class CostLedger:
 
     @contextlib.contextmanager
     def phase(self, name: str, device: torch.device | None = None) -> Iterator[None]:
-        """Book all passes and seconds inside to the phase `name`.
+        """Count all passes and seconds inside under the phase `name`.
 
         device : whose time it is; a CUDA device is not waited for. None for the host's.
         """
@@ -81,7 +81,7 @@ class CostLedger:
 
     @contextlib.contextmanager
     def undo_on_error(self) -> Iterator[None]:
-        """Forget the passes of the block if it raises: it is done again."""
+        """Forget the passes of the block if it raises, since it is run again."""
         before = {phase: dict(counts) for phase, counts in self.passes.items()}
         flops_before = dict(self.flops)
         try:

@@ -52,6 +52,6 @@ def _forward(old: str, new: str) -> object:
 
 
 def _warn(old: str, new: str, *, callers: int) -> None:
-    """Warn at the line that uses the old name, so many callers up from here."""
+    """Warn at the line that uses the old name, that many callers up from here."""
     message = f"{old} has been renamed to {new}; the old name will be removed in the next release"
     warnings.warn(message, DeprecationWarning, stacklevel=callers + 1)

@@ -39,7 +39,7 @@ class SettingProblem:
 
     @property
     def settings(self) -> set[str]:
-        """The names of the settings that it is about, without what stands inside them."""
+        """The names of the settings that it is about, without what is nested in them."""
         return {path.partition(".")[0] for path in self.path.split(", ")}
 
     def inside(self, place: str) -> "SettingProblem":
@@ -97,7 +97,7 @@ class UnreadableError(CheckpointError):
 
 
 class UnsafeFileError(UserError):
-    """A file that cannot be read without running code from it, or that lies where it must not."""
+    """A file that cannot be read without running code from it, or that is in a forbidden place."""
 
 
 class NonFiniteError(AdvcoreError):
@@ -134,7 +134,7 @@ def shorten(text: str) -> str:
 
 
 def require(*problems: SettingProblem | str | None) -> None:
-    """Raise ConfigError with all problems at once; None stands for a check that passed."""
+    """Raise ConfigError with all problems at once; None means that a check passed."""
     if any(problems):
         raise ConfigError(*(problem for problem in problems if problem))
 
@@ -223,13 +223,13 @@ def require_package(package: str, needed_for: str, extra: str | None = None) -> 
 def explain_missing_package(package: str, needed_for: str, extra: str | None, cause: Exception) -> ConfigError:
     """Return the error for a failed import, as `require_package` raises it."""
     target = f'"advcore[{extra}]"' if extra else package
-    reason = f"which does not import ({describe_exception(cause)})"
+    reason = f"which cannot be imported ({describe_exception(cause)})"
     return ConfigError(f"{needed_for} needs the package {package}, {reason}; pip install --upgrade {target}")
 
 
 # A full disk, a quota, a limit on a file's size.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Errors that only files have, or that are nobody's mistake: they are reported even where no file is named.
+# Errors that only files have, or that are not a mistake: they are reported even where no file is named.
 _OF_THE_MACHINE = (*NO_ROOM, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 

@@ -1,4 +1,4 @@
-"""Lead to advcore.runtime.heap, with a warning; to be removed with the next release."""
+"""Deprecated alias of advcore.runtime.heap, removed in the next release."""
 
 from advcore.deprecation import forward_module
 

@@ -1,4 +1,4 @@
-"""What a setting or an argument accepts by its annotated type, and what is said of anything else.
+"""What a setting or an argument accepts by its annotated type, and the error for anything else.
 
 Checked are numbers, texts, lists and mappings; functions, by how many arguments they take; and objects, since one of
 another library may come. A number or list of numpy or torch counts as Python's own. An object of another class is
@@ -177,7 +177,7 @@ def find_type_problem(setting: str, kind: object, value: object) -> SettingProbl
 
 
 def _find_function_problem(setting: str, arguments: object, value: object) -> SettingProblem | None:
-    """Return the problem with what is no function of so many arguments, or None."""
+    """Return the problem unless the value is a function of that many arguments, or None."""
     count = 0
     if isinstance(arguments, list):
         count = len(arguments)
@@ -199,7 +199,7 @@ def _find_class_problem(setting: str, classes: Sequence[type], value: object) ->
     way_out = _WAYS_OUT.get(setting, "")
     if isinstance(value, type):
         if any(_is_of(kind, value) for kind in classes):
-            way_out = "that is a class: make an object of it"
+            way_out = "that is a class: create an instance"
     elif any(_is_alike(kind, value) for kind in classes):
         return None
     return SettingProblem(setting, f"must be {_describe_classes(classes, value)}", _describe_value(value), way_out)

@@ -1,4 +1,4 @@
-"""Radii and step lengths in pixel units, written as people write them: 8/255."""
+"""Radii and step lengths in pixel units, written as fractions: 8/255."""
 
 import math
 

@@ -35,7 +35,7 @@ class _Shortened(Protocol):
 def setting(*, unit: str, default: Any = dataclasses.MISSING) -> Any:
     """Declare a setting that holds a number, with its unit: "epochs", "share", "pixels".
 
-    The unit stands in the field's metadata, from where the page of all settings takes it.
+    The unit is in the field's metadata, from where the page of all settings takes it.
     """
     return dataclasses.field(default=default, metadata={"unit": unit})
 
@@ -115,7 +115,7 @@ def _get_default(field: dataclasses.Field) -> object:
 
 
 def _accept_values(self: object) -> None:
-    """Check nothing, for a class without checks of its own."""
+    """Check nothing, for a class without its own checks."""
 
 
 def _find_value_problems(
@@ -152,7 +152,7 @@ def is_required(field: dataclasses.Field) -> bool:
 
 
 def _find_type_problems(instance: "DataclassInstance") -> dict[str, SettingProblem]:
-    """Return {setting: problem} for the settings whose value is not of their type, and convert those that are alike."""
+    """Return {setting: problem} for the settings whose value is not of their type, and convert equivalent ones."""
     values = vars(instance)
     problems = {}
     for setting, kind, usual in _list_fields(type(instance)):

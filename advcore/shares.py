@@ -1,4 +1,4 @@
-"""Whole-number shares that add up, pieces of what has to be cut, and shares of what may be nothing."""
+"""Whole-number shares that sum to a total, pieces of a given size, and division that allows a total of 0."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -9,7 +9,7 @@ Amount = TypeVar("Amount", float, Tensor)
 
 
 def divide(part: Amount, total: Amount) -> Amount:
-    """Return part / total, where a total of 0 counts as 1: a share of nothing, or a mean with weights of 0, is 0.
+    """Return part / total, where a total of 0 counts as 1: an empty share, or a mean with weights of 0, is 0.
 
     Every division by a sum of weights, of counts or of norms that may be 0 goes through here. Value and gradient are
     finite there.
@@ -22,7 +22,7 @@ def divide(part: Amount, total: Amount) -> Amount:
 def measure_next_piece(left: int, size: int) -> int:
     """Return the length of the next piece of what is cut into pieces of `size`, where `left` examples are left.
 
-    It is `size`, or one more where the last example would be alone, because BatchNorm cannot learn from one example;
+    It is `size`, or one more where the last example would be alone, because BatchNorm cannot train on one example;
     or all that is left. Whatever is cut into chunks, pieces, batches or steps is cut by this. Pieces of size 1 are
     asked for, and stay.
     """

@@ -1,4 +1,4 @@
-"""Lead to advcore.runtime.precision, with a warning; to be removed with the next release."""
+"""Deprecated alias of advcore.runtime.precision, removed in the next release."""
 
 from advcore.deprecation import forward_module
 

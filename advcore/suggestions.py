@@ -23,13 +23,13 @@ def suggest_nearest(
     """Offer the known word that `value` probably means, as a question; "" where none is likely.
 
     Case, hyphens, underscores and spaces do not count. A word that the field uses for another goes before one that is
-    merely spelt alike.
+    only spelt similarly.
 
     Parameters
     ----------
     aliases : from what the field calls it, in small letters and digits alone, to the known word and the advice that
         goes with it: {"fgsm": "linf_pgd with steps: 1"}. One whose known word is not in `known` does not count.
-    alike : how much alike a word must be spelt: the least ratio of difflib, in [0, 1].
+    alike : how similarly a word must be spelt: the least ratio of difflib, in [0, 1].
     place : the setting where the known words belong, if that is another one.
     """
     words = list(known)
@@ -52,7 +52,7 @@ def suggest_nearest(
 
 
 def _find_closest(wanted: str, targets: Mapping[str, str], alike: float) -> str:
-    """Return the target of the key that is spelt most alike; "" if none reaches the ratio `alike`."""
+    """Return the target of the key that is spelt most similarly; "" if none reaches the ratio `alike`."""
     keys = difflib.get_close_matches(wanted, targets, n=1, cutoff=alike)
     return targets[keys[0]] if keys else ""
 

@@ -1,4 +1,4 @@
-"""Walk once through data with a borrowed model; processes share the chunks, and pieces shrink when memory runs out."""
+"""Run a model once over data and restore it; processes share the chunks, and pieces shrink when memory runs out."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ Measure = Callable[[Tensor, Tensor, Tensor], Result]
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """A borrowed model, and the examples that it walks through. Made by `start_sweep`.
+    """A model that is restored afterwards, and the examples that it runs over. Made by `start_sweep`.
 
     model, source : what is walked with, in the mode in which it is measured, and through.
     forward : the model as a function whose passes the ledger counts.
@@ -92,7 +92,7 @@ class Sweep:
 def start_sweep(
     model: nn.Module, source: Source, ledger: CostLedger, *, chunk_size: int, training: bool = False
 ) -> Iterator[Sweep]:
-    """Borrow the model for a sweep, in eval mode, or in train mode if `training`.
+    """Put the model in eval mode for a sweep, or in train mode if `training`; it is restored afterwards.
 
     Pieces of a chunk are halved, down to 16 examples, when memory runs out; in train mode, where BatchNorm has to see a
     whole chunk, the error passes instead.

@@ -1,6 +1,6 @@
-"""What the command line draws: tables, progress bars and the next command to type.
+"""Output of the command line: tables, progress bars and the next command to type.
 
-Where the output is no terminal, progress is printed as plain lines.
+Where the output is not a terminal, progress is printed as plain lines.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ def print_next(*commands: str) -> None:
 
 @contextlib.contextmanager
 def show_run(epochs: int | None = None) -> Iterator["Reporter"]:
-    """Give a `Reporter` that draws bars in a terminal and prints plain lines otherwise.
+    """Yield a `Reporter` that draws bars in a terminal and prints plain lines otherwise.
 
     Of several processes, only the first prints. epochs : of the run; None draws no bar for them.
     """
@@ -82,7 +82,7 @@ def show_run(epochs: int | None = None) -> Iterator["Reporter"]:
 
 @contextlib.contextmanager
 def show_suite(total: int) -> Iterator["Watcher"]:
-    """Give a `Watcher` of a suite's `total` runs.
+    """Yield a `Watcher` of a suite's `total` runs.
 
     In a terminal it draws a bar and the last line of each active run; otherwise it prints each start and each end.
     """
@@ -106,7 +106,7 @@ class _SuiteBars:
     def on_start(self, run: "Run") -> None:
         self._active[run.slug] = self._progress.add_task(_run_name(run), total=None)
         if self._progress.disable:
-            self._progress.console.print(f"{_run_name(run)}: begun", markup=False)
+            self._progress.console.print(f"{_run_name(run)}: started", markup=False)
 
     def on_line(self, run: "Run", line: str) -> None:
         if any(character.isalnum() for character in line):  # not a table's border

@@ -1,4 +1,4 @@
-"""The small values that stages pass to each other, and what tells classes and data sets apart."""
+"""The small values that stages pass to each other, and what identifies classes and data sets."""
 
 import hashlib
 from collections.abc import Callable, Mapping

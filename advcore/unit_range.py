@@ -1,4 +1,4 @@
-"""The check that images are in [0, 1], and where it need not be repeated."""
+"""The check that images are in [0, 1], and where it can be skipped."""
 
 import contextlib
 from collections.abc import Iterator

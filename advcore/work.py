@@ -1,4 +1,4 @@
-"""An amount of work: how many passes of one example, by the kind of pass."""
+"""An amount of work: the number of single-example passes, by the kind of pass."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -11,7 +11,7 @@ _UNITS = {"double": 2, "left_out": -1}
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Numbers of passes, each of one example, by kind: a backward pass costs more, the more gradients it computes.
+    """Numbers of single-example passes by kind: a backward pass costs more, the more gradients it computes.
 
     forward : forward passes.
     to_images : backward passes to the images, of an attack. to_weights : to the weights that train, of an update.

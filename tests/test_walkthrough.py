@@ -29,6 +29,8 @@ from advcore.run import run as runner
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"README": ROOT / "README.md", "the first hour": ROOT / "docs/index.md"}
+TUTORIAL = ROOT / "docs/tutorial.md"
+FILE = re.compile(r"<!-- file: (\S+) -->\n```\w+\n(.*?)^```", re.S | re.M)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.S | re.M)
 NOT_RUN = ("make ", "pip install ", "python -m venv ")
 """Lines of the same blocks that install: `.ci/run` does what they say."""
@@ -250,6 +252,32 @@ def test_the_commands_of_readme_run_as_processes_the_suite_too(fresh, classes):
 def test_the_first_hour_runs_as_processes(fresh, classes):
     pytest.importorskip("pyautoattack", reason="needs the package pyautoattack: install the extra eval")
     look_at_the_first_hour(follow(PAGES["the first hour"], in_a_process), classes)
+
+
+@pytest.mark.slow
+def test_the_tutorial_on_own_images_runs_as_it_is_typed(tmp_path, monkeypatch):
+    """Save the page's files, type its commands in their order, and look at what each leaves behind."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in FILE.findall(TUTORIAL.read_text()):
+        (tmp_path / name).write_text(text)
+    typed = [shlex.split(line) for line in lines_of(TUTORIAL)]
+    assert [words[1] for words in typed if words[0] == "advcore"] == ["check", "recommend", "run", "report", "export"]
+    programs = {"python": [sys.executable], "advcore": [sys.executable, "-m", "advcore"]}
+    printed = {}
+    for words in typed:
+        command = [*programs[words[0]], *words[1:]]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr}"
+        printed[words[1]] = done.stdout
+    planned = float(re.search(r"([\d.]+) of full training", printed["check"])[1])
+    assert planned == pytest.approx(0.75, abs=0.02), "the page says: about three quarters"
+    count = int(re.search(r"It writes (\d+) PNG files", TUTORIAL.read_text())[1])
+    assert len(list(tmp_path.glob("shapes/*/*/*.png"))) == count
+    record = RunRecord.load(Path("runs/shapes-cost-0.3-s0/record.json"))
+    assert record.relative_cost <= 0.31 and not record.selections
+    last = record.final["last"]
+    assert min(last["clean"]["accuracy"], last["attacks"][0]["accuracy"]) > 0.9
+    assert Path("runs/shapes-cost-0.3-s0/report.html").is_file()
 
 
 def test_breaking_the_file_gives_the_lines_that_the_page_shows(advcore, tmp_path):

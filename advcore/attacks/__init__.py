@@ -1,4 +1,4 @@
-"""Attacks: each climbs a per-example loss inside a threat model, and never sees a label or an objective."""
+"""Attacks: each maximises a per-example loss within a threat model, and sees neither labels nor objectives."""
 
 from advcore.attacks.fgsm_mep import FGSMMEP
 from advcore.attacks.jpeg import JPEGLinf

@@ -1,4 +1,4 @@
-"""The contract of an attack, and what attacks share."""
+"""The interface of an attack, and code that attacks share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from advcore.unit_range import check_attackable
 
 # What models do that their own gradient does not survive: a part of torch's message, what it means, and the way out.
 _FAILURES = {
-    "inplace operation": ("one that changes in place what its gradient needs", ""),
+    "inplace operation": ("one that changes tensors in place that its gradient needs", ""),
     "use_reentrant": ("one with checkpoints of use_reentrant=True", "checkpoint with use_reentrant=False"),
 }
 
@@ -53,9 +53,9 @@ class Attack(ABC):
     few_steps : whether it has too few steps to judge a model that was trained with it, which may have learned to resist
         just these; `probe` has more.
     restarts : number of independent starts.
-    hooks : what an object of another class must have to stand for an attack.
+    hooks : what an object of another class must have to be used as an attack.
 
-    What an attack needs beside its settings, of a model (`bind`) or of earlier epochs (`with_memory`), is a field of
+    What an attack needs besides its settings, of a model (`bind`) or of earlier epochs (`with_memory`), is a field of
     the attack that these return, whose class is derived for that: it prints, and is named, like the attack's.
     """
 
@@ -101,10 +101,10 @@ class Attack(ABC):
 
     @abstractmethod
     def passes(self) -> tuple[int, int]:
-        """Return the forward and backward passes per example; the most it can take, where that depends on the image."""
+        """Return the forward and backward passes per example, or an upper bound where they depend on the image."""
 
     def count_network_passes(self) -> tuple[int, int]:
-        """Return how many of the `passes` are of another network than the attacked model, such as an external LPIPS."""
+        """Return how many of the `passes` use a network other than the attacked model, such as external LPIPS."""
         return 0, 0
 
     @abstractmethod
@@ -136,7 +136,7 @@ class Attack(ABC):
         return self
 
     def with_memory(self, memory: Perturbations | None) -> Self:
-        """Return the attack with the memory that it starts from, if it `remembers`; without memory it starts anew."""
+        """Return the attack with the memory that it starts from, if it `remembers`; without memory it starts afresh."""
         return self
 
     def with_settings(self, **changes: object) -> Self:
@@ -149,7 +149,7 @@ class Attack(ABC):
         return self.with_settings(eps=self.eps * fraction)
 
     def _attach(self, **parts: object) -> Self:
-        """Return the attack together with what it needs beside its settings, each part under its name."""
+        """Return the attack together with what it needs besides its settings, each part under its name."""
         return _add_fields(type(self), *parts)(**(vars(self) | parts))
 
     changed = forward_method("advcore.attacks.base.Attack.changed", "with_settings")

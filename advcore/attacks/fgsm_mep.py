@@ -1,4 +1,4 @@
-"""FGSM-MEP: one signed step from where the momentum of gradients of past epochs has led; for training."""
+"""FGSM-MEP: one signed step from where the momentum of gradients of past epochs has led; for training only."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -22,7 +22,7 @@ _NORM = 64.0  # of what a momentum adds: 64 / (1 - 0.999) is what float16 holds
 
 
 class MomentumMemory(Perturbations):
-    """Stores the point from which each example's next attack starts, and beside it the momentum of its gradients.
+    """Stores the point from which each example's next attack starts, and the momentum of its gradients.
 
     The momentum is a second memory of the same kind, so it moves with the pixels, is forgotten with the points, and is
     saved with them. Parameters are those of `Perturbations`.

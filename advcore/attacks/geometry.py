@@ -78,8 +78,8 @@ def _compute_powers(exact: Tensor, x_adv: Tensor, power: int) -> Tensor:
 def _round_inwards(moved: Tensor, x: Tensor, *, exact: Tensor, eps: float, power: int) -> Tensor:
     """Move as many pixels of `moved` (B, D) one float nearer to x as are needed to be in the ball, and no more.
 
-    Where many pixels round alike, as in flat images, rounding can leave the ball. `exact` is x in float64, `power` the
-    norm's.
+    Where many pixels round the same way, as in flat images, rounding can leave the ball. `exact` is x in float64,
+    `power` the norm's.
     """
     nearer = torch.nextafter(moved, x)
     before = _compute_powers(exact, moved, power)
@@ -144,7 +144,7 @@ def _find_shortening(size: Tensor, room: Tensor, eps: float) -> Tensor:
 
 
 def step_l1(x_adv: Tensor, gradient: Tensor, step_size: float, sparsity: float = 0.05) -> Tensor:
-    """Move the pixels with the largest gradients (B, ...), all by the same length, in sum by `step_size`.
+    """Move the pixels with the largest gradients (B, ...), all by the same length, by `step_size` in total.
 
     `sparsity` is the share of an image's pixels that move, at least one pixel. Those that the gradient would push out
     of [0, 1], or whose gradient is 0, do not move: where too few are left, fewer move, and farther.

@@ -112,7 +112,7 @@ class Embedder:
         with catch_activations(self.network, self.layers) as activations, disable_compilation(in_full=True):
             out = function(x)
         if not activations or (self.layers and len(activations) != len(self.layers)):
-            raise ConfigError(must("layers", "layers whose output is (B, C, H, W)", self.layers, "name others"))
+            raise ConfigError(must("layers", "layers whose output is (B, C, H, W)", self.layers, "choose other layers"))
         return out, embed_activations(activations.values())
 
 

@@ -1,4 +1,4 @@
-"""The start "remembered": an attack starts where it left the example the last time."""
+"""The start "remembered": an attack starts from the perturbation that it found for the example the last time."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -41,7 +41,7 @@ class Memory:
     def __post_init__(self) -> None:
         require(
             check_one_of("precision", self.precision, PRECISIONS),
-            unless(self.reset is None, check_at_least("reset", self.reset, 1, "leave it out never to forget")),
+            unless(self.reset is None, check_at_least("reset", self.reset, 1, "omit it to never forget")),
             check_one_of("place", self.place, PLACES),
         )
 
@@ -66,7 +66,7 @@ class Memory:
 
 
 class Perturbations:
-    """Stores where the attack left each training example, in the frame of the plain (un-augmented) view.
+    """Stores each training example's last perturbation, in the frame of the plain (un-augmented) view.
 
     An augmentation that moves pixels is applied when perturbations are read, and undone when they are written: pixels
     that a crop cut away keep the perturbation they had; that of its padding has no place, and is lost.
@@ -97,7 +97,7 @@ class Perturbations:
         self.augment = augment
         self.place = place or device
         self.slots = torch.full((size,), -1, dtype=torch.long, device=device)
-        self.epochs = 0  # begun since everything was forgotten
+        self.epochs = 0  # started since the last reset
         self._buffer: Tensor | None = None  # pinned, between the host's memory and the device
         self._allocate(0)
         self.look(None)
@@ -221,11 +221,11 @@ class Perturbations:
 
     @property
     def _blank(self) -> float:
-        """The value that stands for a pixel of which nothing is stored."""
+        """The value that marks a pixel of which nothing is stored."""
         return float("nan") if self.settings.precision == "float32" else 0.0
 
     def _find_frame(self, indices: Tensor) -> Tensor | None:
-        """Return (B, C, H W) long: which pixel of the plain view, from 1, stands where in this one; 0 for none.
+        """Return (B, C, H W) long: which pixel of the plain view, from 1, is at each place of this one; 0 for none.
 
         None for the plain view itself.
         """
@@ -270,9 +270,9 @@ def _number_pixels(size: int, shape: tuple[int, int, int], device: torch.device)
 
 
 def refuse_unmoved(augment: Augmentation, shape: tuple[int, int, int], stream: Stream) -> None:
-    """Raise ConfigError unless `augment` only moves pixels, so that what is remembered can move with them.
+    """Raise ConfigError unless `augment` only moves pixels, so that perturbations can move with them.
 
-    Each pixel may go to one place at most, and all channels must move alike.
+    Each pixel may go to one place at most, and all channels must move together.
     """
     with suppress(Exception):  # whatever an augmentation raises that does not take images of one channel
         if _only_moves_pixels(augment, shape, stream):

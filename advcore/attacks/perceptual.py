@@ -190,7 +190,7 @@ class FastLPA(Perceptual):
 
 
 class _Best:
-    """The images with the largest margins among those that were offered, each by itself.
+    """The images with the largest margins among those that were offered, separately for each example.
 
     images : (B, C, H, W), at first the clean ones. margins : (B,), theirs. One that is not finite is the largest: the
         model has no prediction there.

@@ -17,7 +17,7 @@ from advcore.types import Loss
 
 STARTS = ("uniform", "gaussian", "clean", "remembered")
 START_ALIASES = {"random": "uniform", "normal": "gaussian", "none": "clean", "zero": "clean", "memory": "remembered"}
-MOST_PIXELS = 1e12  # stands for the number of pixels before the data are known
+MOST_PIXELS = 1e12  # the number of pixels assumed before the data are known
 _GAUSSIAN_START = 1e-3  # as in TRADES (Zhang et al. 2019), trades.py
 
 
@@ -67,12 +67,17 @@ class PGD(Iterated):
             *super()._check_more(),
             unless(
                 self.step_size is None,
-                check_positive("step_size", self.step_size, "leave it out for 2.5 eps / steps"),
+                check_positive("step_size", self.step_size, "omit it for the default, 2.5 eps / steps"),
             ),
             check_one_of("start", self.start, STARTS, START_ALIASES),
             unless(
                 not self.remembers or self.restarts == 1,
-                must("restarts", "1 for start: remembered", self.restarts, "one end is remembered"),
+                must(
+                    "restarts",
+                    "1 for start: remembered",
+                    self.restarts,
+                    "only one perturbation per example is remembered",
+                ),
             ),
         ]
 

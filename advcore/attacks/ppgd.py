@@ -16,7 +16,7 @@ _CG_PROBE = 1e-3  # length of the step of a finite difference
 
 @settings
 class PPGD(Perceptual):
-    """Perceptual PGD: steps of a given LPIPS length, each projected; misclassified images do not move any more.
+    """Perceptual PGD: steps of a given LPIPS length, each projected; misclassified images stop moving.
 
     A step is the ascent direction of that length to first order, found by conjugate gradients on J^T J, J the
     embedding's Jacobian.

@@ -22,7 +22,7 @@ class ReColorAdv(Functional):
     steps, restarts : see `Iterated`.
 
     For images of one or three channels. Reference: Laidlaw and Feizi 2019, section 4. Differs: RGB (which
-    their paper has beside CIELUV), and no smoothness penalty beyond the table's own resolution.
+    their paper has besides CIELUV), and no smoothness penalty beyond the table's own resolution.
     """
 
     eps: float = setting(default=0.06, unit="pixels")

@@ -28,7 +28,9 @@ class SingleStep(Attack):
         return check_radius(self.eps, 1.0)
 
     def _check_step_size(self) -> SettingProblem | None:
-        return unless(self.step_size is None, check_positive("step_size", self.step_size, "leave it out for eps"))
+        return unless(
+            self.step_size is None, check_positive("step_size", self.step_size, "omit it for the default, eps")
+        )
 
     @property
     def length(self) -> float:

@@ -1,4 +1,4 @@
-"""The command line: one file per command, and what they share: arguments, printing and exit codes.
+"""The command line: one file per command, and shared arguments, printing and exit codes.
 
 Torch is imported inside the commands, so that help and mistakes in the arguments are shown at once.
 """
@@ -56,12 +56,12 @@ def print_version(
 def main() -> None:
     """Run the console script and exit.
 
-    The exit code is 0 for success, 1 for a bug of ours, 2 for the user's mistake, 3 for a run that stopped itself, 130
+    The exit code is 0 for success, 1 for a bug, 2 for the user's mistake, 3 for a run that stopped itself, 130
     for Ctrl-C and 143 for SIGTERM.
     """
     prepare_environment()  # before a command imports torch, which reads the environment once
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    keep_freed_memory()  # allowed here, since nobody else uses this process
+    keep_freed_memory()  # allowed here, since the process runs nothing else
     try:
         with catch_signals(), join_processes():
             code = app(standalone_mode=False) or 0

@@ -1,4 +1,4 @@
-"""Arguments that several commands have, and the checks of files that they name."""
+"""Arguments that several commands share, and checks of the files that they name."""
 
 import os
 from pathlib import Path
@@ -38,7 +38,7 @@ def _check_overrides(texts: list[str] | None) -> list[str] | None:
 
 
 def check_arrays_file(path: Path) -> None:
-    """Raise ConfigError unless --out, arrays with a JSON beside them, can be written to `path`."""
+    """Raise ConfigError unless --out, an array file with a JSON file next to it, can be written to `path`."""
     from advcore.run.places import check_writable
 
     require(check(path.suffix == ".npz", "--out", "a file that ends in .npz", str(path)))
@@ -65,7 +65,7 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE.py",
-        help="Run this file of yours, which registers models or methods; may be given several times.",
+        help="Run this Python file first; it registers models or methods. Can be repeated.",
         callback=_load_plugins,
     ),
 ]
@@ -74,7 +74,7 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="A.B=C",
-        help="Override one setting; may be given several times.",
+        help="Override one setting. Can be repeated.",
         callback=_check_overrides,
     ),
 ]

@@ -14,28 +14,32 @@ if TYPE_CHECKING:
     from advcore.suite.bench import Bench
     from advcore.suite.suite import Run
 
+_Seconds = Annotated[
+    float | None, typer.Option(help="Stop after N seconds; progress is saved, rerun the same command to continue.")
+]
 _Table = Annotated[bool, typer.Option("--table", help="Run nothing; print the tables and write them to files.")]
 
 
 def bench(
     file: Annotated[
-        Path, typer.Argument(metavar="SUITE", help="A suite (YAML), as docs/bench.md describes.", callback=check_file)
+        Path,
+        typer.Argument(metavar="SUITE", help="A suite file (YAML), described in docs/bench.md.", callback=check_file),
     ],
-    size: Annotated[str | None, typer.Option(help="Size to run, one of those that the suite names.")] = None,
-    jobs: Annotated[int, typer.Option(help="Number of runs at the same time; they share the threads.")] = 1,
-    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Run only part I of N, counted from 1.")] = None,
-    seconds: Annotated[
-        float | None, typer.Option(help="Stop after N seconds; progress is saved, rerun the same command to continue.")
+    size: Annotated[str | None, typer.Option(help="Size to run, one of those defined in the suite.")] = None,
+    jobs: Annotated[int, typer.Option(help="Number of simultaneous runs; they share the CPU threads.")] = 1,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Run only part I of N, counting from 1.")] = None,
+    seconds: _Seconds = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the records; by default the one named in the suite.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the records; by default the one in the suite.")] = None,
     engine: Annotated[str, typer.Option(help="Where runs are executed: local, or ray for a cluster.")] = "local",
     set_: Overrides = None,
     plugin: Plugins = None,
     table: _Table = False,
 ) -> None:
-    """Run SUITE's methods with all its seeds and compare them.
+    """Run all methods of SUITE with all its seeds and compare them.
 
-    Baselines of the same cost are added: what one would do instead.
+    Baselines of the same cost are added: random subsets, fewer epochs, fewer attack steps.
     """
     from advcore.suite import bench as runner
     from advcore.suite.runs import shard as take_part
@@ -76,13 +80,13 @@ def _run_part(suite: "Bench", part: list["Run"], *, engine: str, jobs: int, seco
     pending = runner.list_pending(suite, part)
     if pending and engine == "local":
         runner.check_data(pending)
-    typer.echo(f"{suite.folder}: {format_count(len(part), 'run')}, {len(part) - len(pending)} done before")
+    typer.echo(f"{suite.folder}: {format_count(len(part), 'run')}, {len(part) - len(pending)} already done")
     with show_suite(len(pending)) as watcher:
         ended = runner.execute(suite, pending, run_all, seconds=seconds, watcher=watcher)
     if ended["busy"]:
-        typer.echo(f"left to another process: {format_count(len(ended['busy']), 'run')}")
+        typer.echo(f"running in another process: {format_count(len(ended['busy']), 'run')}")
     if ended["stopped"]:
-        typer.echo(f"left: {format_count(len(ended['stopped']), 'run')}; rerun the same command to continue")
+        typer.echo(f"not finished: {format_count(len(ended['stopped']), 'run')}; rerun the same command to continue")
     if ended["failed"]:
         typer.echo(f"failed: {format_count(len(ended['failed']), 'run')}; rerun the same command to try again")
     return ended["failed"]

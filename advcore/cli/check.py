@@ -15,22 +15,28 @@ if TYPE_CHECKING:
     from advcore.training.plan import Reference
     from advcore.work import Work
 
+_Headroom = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="RUN",
+        help="Also say whether selection can be worth its cost, judging by the headroom of this run.",
+    ),
+]
+
 
 def check(
     file: arguments.RunFile,
     set_: arguments.Overrides = None,
     plugin: arguments.Plugins = None,
     cost: Annotated[
-        float | None, typer.Option(help="Also list settings of at most this relative cost, such as 0.2.")
+        float | None, typer.Option(help="Also list settings whose relative cost is at most this, such as 0.2.")
     ] = None,
-    from_: Annotated[
-        Path | None,
-        typer.Option("--from", metavar="RUN", help="Also say whether choosing can pay, by the headroom of this run."),
-    ] = None,
+    from_: _Headroom = None,
 ) -> None:
     """Check FILE and its data, and print the plan; run nothing.
 
-    The plan comes with its cost and with what it will hold in memory.
+    The plan includes its cost and its peak memory.
     """
     from advcore.config.load import load
     from advcore.reporting.tables import describe_reference
@@ -59,7 +65,7 @@ def check(
 
 
 def _describe_work(work: "Work", reference: "Reference") -> dict[str, str]:
-    """Return the passes and operations of a run, each beside those of the reference."""
+    """Return the passes and operations of a run, each compared with those of the reference."""
     from advcore.work import format_operations
 
     units = reference.units
@@ -78,13 +84,13 @@ def _print_offers(offers: list["Offer"], cost: float, config: "RunConfig") -> No
     if config.selection is None:
         title += ", on random subsets"
     print_table(title, header, map(_format_offer, offers))
-    typer.echo("where the steps are not the file's own, the attack's step_size is null")
+    typer.echo("where the number of steps differs from the file's, the attack's step_size is null")
     if getattr(config.attack, "start", "remembered") != "remembered" and config.training.cutmix is None:
-        typer.echo("attack.start: remembered takes no more passes (docs/savings.md)")
+        typer.echo("attack.start: remembered costs no extra passes (docs/savings.md)")
 
 
 def _format_offer(offer: "Offer") -> tuple[str, ...]:
-    """Return the cells of an offer's row; "–" stands where a setting does not apply."""
+    """Return the cells of an offer's row; "–" where a setting does not apply."""
     from advcore.minibatch import RULES
     from advcore.types import find_name
 

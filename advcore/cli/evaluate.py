@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from advcore.evaluation.evaluate import Evaluation
 
 _Checkpoint = Annotated[
-    str, typer.Option(help="last or best of a run, or a file of weights (.safetensors, .pt, .pth) for a run file.")
+    str, typer.Option(help="last or best for a run; a weights file (.safetensors, .pt, .pth) for a run file.")
 ]
 _Verdicts = Annotated[
     Path | None,
-    typer.Option(help="Keep the verdict on each image in this file (.npz); a stopped evaluation continues from it."),
+    typer.Option(help="Save the result for each image in this file (.npz), so that a stopped evaluation can continue."),
 ]
 
 
@@ -30,7 +30,7 @@ def evaluate(
         typer.Argument(metavar="RUN|FILE", help="A run's folder, or a run file.", callback=arguments.check_run_file),
     ],
     checkpoint: _Checkpoint = "last",
-    suite: Annotated[str, typer.Option(help="Attacks: seen (those of the file), unseen, or autoattack.")] = "seen",
+    suite: Annotated[str, typer.Option(help="Attacks: seen (those in the run file), unseen, or autoattack.")] = "seen",
     set_: arguments.Overrides = None,
     plugin: arguments.Plugins = None,
     out: Annotated[Path | None, typer.Option(help="Also write the accuracies to this JSON file.")] = None,
@@ -41,7 +41,7 @@ def evaluate(
 ) -> None:
     """Measure clean and robust accuracy on the test set.
 
-    Flags say what makes the numbers untrustworthy.
+    Flags warn when the numbers may be unreliable.
     """
     from advcore.evaluation.suites import ALIASES, SUITES
     from advcore.reporting.tables import list_accuracy_rows
@@ -98,7 +98,7 @@ def _save_evaluation(
 ) -> None:
     """Write the accuracies to `out`, and the adversarial examples with the verdicts on them to `examples`.
 
-    With the accuracies stands what they are of: the weights' sha256, and the settings of model, data and evaluation.
+    Next to the accuracies are the weights' sha256, and the settings of model, data and evaluation.
     """
     from advcore.config.load import resolve
     from advcore.files import save_arrays, write_sealed

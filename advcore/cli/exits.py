@@ -51,7 +51,7 @@ def describe_exit(error: BaseException) -> Exit | None:
         refusal = describe_refusal(error)
         if refusal is None:
             return None
-        way_out = _explain_continuation() or "; fix that, then rerun the same command"
+        way_out = _explain_continuation() or "; fix this, then rerun the same command"
         return Exit(3, (f"{refusal}{way_out}",), shared)
     if hasattr(error, "format_message"):  # a usage error
         return Exit(2, (error.format_message(),))
@@ -59,9 +59,9 @@ def describe_exit(error: BaseException) -> Exit | None:
 
     if not is_out_of_memory(error):
         trace = _format_trace_of_plugin(error)
-        line = f"a plug-in raises {describe_exception(error)}; its own traceback stands above"
+        line = f"a plug-in raised {describe_exception(error)}; its traceback is printed above"
         return Exit(2, (line,), trace=trace) if trace else None
-    advice = f"use smaller batches, data or model{_explain_continuation()}"
+    advice = f"use a smaller batch size, data set or model{_explain_continuation()}"
     return Exit(3, (f"memory ran out: {describe_exception(error)}; {advice}",))
 
 

@@ -1,6 +1,6 @@
 """The run files that come with advcore: its experiments on digits, by name.
 
-This module imports no torch, so that a name that is not known is refused at once.
+This module imports no torch, so that an unknown name is refused at once.
 """
 
 import re

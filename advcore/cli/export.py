@@ -17,22 +17,24 @@ if TYPE_CHECKING:
 
 _Samples = Annotated[int, typer.Option(help="Include this many test images so that the accuracy can be recomputed.")]
 _Robustbench = Annotated[
-    bool, typer.Option("--robustbench", help="Also write what RobustBench asks for with a new model.")
+    bool, typer.Option("--robustbench", help="Also write the files needed to submit the model to RobustBench.")
 ]
 _Evaluation = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="With --robustbench: what advcore evaluate --out FILE measured is claimed."),
+    typer.Option(
+        metavar="FILE", help="With --robustbench: claim the accuracies in this file (advcore evaluate --out)."
+    ),
 ]
 _Repo = Annotated[
     str | None,
-    typer.Option("--push", metavar="OWNER/REPO", help="Upload the export to this repository of the Hugging Face hub."),
+    typer.Option("--push", metavar="OWNER/REPO", help="Upload the export to this repository on the Hugging Face Hub."),
 ]
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder; the run may be unfinished.")],
-    checkpoint: Annotated[str, typer.Option(help="State to export: last or best.")] = "best",
-    out: Annotated[Path | None, typer.Option(help="New folder to write; exports/RUN-CHECKPOINT by default.")] = None,
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder; the run may be unfinished.")],
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint to export: last or best.")] = "best",
+    out: Annotated[Path | None, typer.Option(help="New folder to write; by default exports/RUN-CHECKPOINT.")] = None,
     format_: Annotated[str, typer.Option("--format", help="What to export: all, model, or coresets.")] = "all",
     parquet: Annotated[bool, typer.Option("--parquet", help="Also write the coresets as parquet.")] = False,
     samples: _Samples = 0,
@@ -41,7 +43,7 @@ def export(
     robustbench: _Robustbench = False,
     evaluation: _Evaluation = None,
     repo: _Repo = None,
-    private: Annotated[bool, typer.Option("--private", help="With --push: for nobody else to read.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="With --push: make the repository private.")] = False,
 ) -> None:
     """Write RUN's model and coresets for use without advcore.
 
@@ -73,7 +75,7 @@ def export(
 def _prepare(
     run: Path, checkpoint: str, evaluation: Path | None, *, robustbench: bool, repo: str | None
 ) -> "Submission | None":
-    """Check what is asked for beside the export itself; return what --robustbench writes, if it is given."""
+    """Check the options besides the export itself; return what --robustbench writes, if it is given."""
     if repo is not None:
         from advcore.export.push import check_push
 

@@ -1,4 +1,4 @@
-"""advcore init: write a run file for data of one's own."""
+"""advcore init: write a run file for your own data."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,7 @@ def init(
 ) -> None:
     """Write a commented run file for your own data.
 
-    It asks nothing: classes, image size and counts are read from the data, and the settings follow from them.
+    There are no questions: classes, image size and counts are read from the data and determine the settings.
     """
     from advcore.cli import init_file
     from advcore.files import write_bytes
@@ -30,7 +30,7 @@ def init(
     with refuse_as_setting():
         kind = init_file.find_kind(data)
         path = out or Path(f"{init_file.make_name(data)}.yaml")
-        require(check(not path.exists(), "--out", "a file that does not exist yet", str(path), "name another one"))
+        require(check(not path.exists(), "--out", "a file that does not exist yet", str(path), "choose another name"))
         check_writable(path, file=True)
         survey = init_file.survey(data, kind)
     path.parent.mkdir(parents=True, exist_ok=True)

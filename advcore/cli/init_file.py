@@ -1,4 +1,4 @@
-"""What a new run file says about data that were looked at, and which settings follow from them."""
+"""Inspects a data set and writes a run file with settings that suit it."""
 
 import json
 import re
@@ -57,8 +57,8 @@ class Survey:
 
 
 def find_kind(path: Path) -> str:
-    """Return the `data.name` of what lies at a path. Raises ConfigError for what is none of them."""
-    require(check(path.exists(), "DATA", _KINDS, str(path), "nothing is there"), _check_characters(path))
+    """Return the `data.name` of the data at a path. Raises ConfigError for anything else."""
+    require(check(path.exists(), "DATA", _KINDS, str(path), "it does not exist"), _check_characters(path))
     if path.is_file():
         require(check(path.suffix == ".npz", "DATA", _KINDS, str(path)))
         return "npz"
@@ -88,7 +88,7 @@ def _check_characters(path: Path) -> SettingProblem | None:
 
 
 def make_name(path: Path) -> str:
-    """Return a run's name that is made of a path's last part."""
+    """Return a run's name made from the last part of a path."""
     stem = path.resolve().name.removesuffix(".npz")
     return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).lstrip("._-")[:100] or "run"
 
@@ -141,7 +141,7 @@ def _choose_size(folder: Path) -> int:
 
 # ---- the settings that follow ----
 
-_SMALL_SIZE = 32  # pixels, and fewer training images than these: a small network learns them in minutes on a CPU
+_SMALL_SIZE = 32  # pixels, and fewer training images than this: a small network trains in minutes on a CPU
 _SMALL_SET = 5_000
 _CIFAR_SIZE = 96  # pixels up to which a ResNet keeps its first layers at full resolution
 _TEXT = Template("""\
@@ -158,17 +158,17 @@ data: {$data}
 model: {$model}
 
 # TRADES weighs robust against clean accuracy: beta 6 is usual, 1 gives more clean accuracy.
-# {name: pgd} trains on attacked images alone.
+# {name: pgd} trains on attacked images only.
 objective: {name: trades, beta: 6}
 
 # $about_eps
 attack: {name: linf_pgd, eps: $eps, steps: 10}
 
-# Half of the images, chosen anew every 5 epochs; `selection: null` trains on all of them.
+# Half of the images, selected again every 5 epochs; `selection: null` trains on all of them.
 # A cheaper attack on all images is often the better saving: `advcore check $file --cost 0.3` lists both.
 selection: {solver: {name: gradmatch}, budget: 0.5, period: 5}
 
-# epochs: of full training, for which this run stands. batch_size: at most 128, and at least 8 batches in an epoch.
+# epochs: of full training, which this run replaces. batch_size: at most 128, and at least 8 batches in an epoch.
 training: {epochs: 30, batch_size: $batch_size, optimizer: {name: sgd, lr: 0.05}}
 
 # A robust accuracy under PGD alone is an upper bound: `advcore evaluate runs/$name-s0 --suite autoattack` is stricter.
@@ -216,7 +216,7 @@ def _choose_model(survey: Survey) -> tuple[str, str]:
     if survey.size <= _CIFAR_SIZE:
         about = "ResNet-18 as for CIFAR-10. On a CPU, {name: small_cnn, width: 32} is much faster."
         return about, "name: resnet18, stem: cifar"
-    about = "ResNet-18 as for ImageNet. Weights that are trained already save most of the work (docs/hardening.md)."
+    about = "ResNet-18 as for ImageNet. Pretrained weights save most of the work (docs/hardening.md)."
     return about, "name: resnet18, stem: imagenet"
 
 

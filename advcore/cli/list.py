@@ -14,7 +14,7 @@ from advcore.terminal import print_table
 
 def list_names(
     kind: Annotated[
-        str | None, typer.Argument(help="Kind of name: attacks, objectives, solvers, ...; all by default.")
+        str | None, typer.Argument(help="Kind of name: attacks, objectives, solvers, ...; by default all kinds.")
     ] = None,
     plugin: arguments.Plugins = None,
 ) -> None:

@@ -13,12 +13,12 @@ _SHARED_COMMANDS = ("run", "select", "score", "evaluate")  # which several proce
 
 
 def get_command() -> str:
-    """Return the name of the command that is carried out; "" where there is none."""
+    """Return the name of the command that is running; "" if there is none."""
     return "".join(sys.argv[1:2])
 
 
 def get_rank() -> int | None:
-    """Return this process's number among several; None for a process alone, or a command that one process does."""
+    """Return this process's rank; None for a single process, or a command that runs in one process."""
     return get_launched_rank() if get_command() in _SHARED_COMMANDS else None
 
 
@@ -42,7 +42,7 @@ def join_processes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def check_together() -> Iterator[None]:
-    """Surround what is checked before any work is done.
+    """Context for the checks before any work is done.
 
     An error in one process is raised in all of them; a file that the system refuses becomes a ConfigError.
     """

@@ -12,7 +12,7 @@ from advcore.terminal import command_line, print_next
 
 def recommend(
     file: arguments.RunFile,
-    cost: Annotated[float, typer.Option(help="Relative cost that the run may have, below 1, such as 0.2.")],
+    cost: Annotated[float, typer.Option(help="Highest relative cost, below 1, such as 0.2.")],
     set_: arguments.Overrides = None,
     plugin: arguments.Plugins = None,
     out: Annotated[
@@ -21,7 +21,7 @@ def recommend(
 ) -> None:
     """Write a run file: the best known recipe for a cost.
 
-    FILE stands for full training. The recipe comes from committed records, which the new file's header names.
+    FILE describes full training. The recipe comes from committed records; the new file's header names them.
     """
     from advcore.config.load import from_dict, override
     from advcore.config.yaml_reader import read
@@ -33,7 +33,7 @@ def recommend(
 
     check_cost(cost)
     path = out or Path(f"{file.stem}-cost-{cost:g}.yaml")
-    require(check(not path.exists(), "--out", "a file that does not exist yet", str(path), "name another one"))
+    require(check(not path.exists(), "--out", "a file that does not exist yet", str(path), "choose another name"))
     check_writable(path, file=True)
     with refuse_as_setting():
         recommendation = recommend(override(read(file), set_ or ()), cost, load_studies())

@@ -20,11 +20,11 @@ def run(
     file: arguments.RunFile,
     set_: arguments.Overrides = None,
     plugin: arguments.Plugins = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME-sSEED by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the run; by default runs/NAME-sSEED.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run in its folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that folder.")] = False,
 ) -> None:
-    """Train, select and evaluate as FILE says, and write a record."""
+    """Train, select and evaluate as FILE specifies; write a record."""
     from advcore import distributed
     from advcore.config.load import load
     from advcore.reporting.tables import list_closing_rows
@@ -61,7 +61,7 @@ def _print_end(path: Path, config: "RunConfig", plugins: Sequence[Path]) -> None
 
 
 def _prepare(config: "RunConfig", path: Path | None) -> "Prepared":
-    """Prepare a run, in all processes together; path: of the run that it goes on with, None for a new one."""
+    """Prepare a run, in all processes together; path: of the run that it continues, None for a new one."""
     from advcore import distributed
     from advcore.run import prepare, resume
     from advcore.training.trainer import refuse_processes

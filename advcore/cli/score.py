@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 _Score = Annotated[
     str | None,
     typer.Option(
-        help="input_norm (AIGN), el2n, grand, ...; by default the score that FILE's solver reads, else "
-        "adversarial_instability (1 - learning stability), or input_norm where nothing is attacked."
+        help="input_norm (AIGN), el2n, grand, ...; by default the score that FILE's solver reads, otherwise "
+        "adversarial_instability (1 - learning stability), or input_norm if the objective uses no attack."
     ),
 ]
-_Out = Annotated[Path, typer.Option(help="File of the scores (.npz); a JSON is written beside it.")]
+_Out = Annotated[Path, typer.Option(help="File of the scores (.npz); a JSON file is written next to it.")]
 _Extrapolate = Annotated[
     Path | None,
     typer.Option(
         metavar="SCORES",
-        help="Train nothing: give each image of FILE's data.pool the mean of these scores at its nearest neighbours "
+        help="Train nothing: give each image of FILE's data.pool the mean of these scores over its nearest neighbours "
         "among the training examples.",
     ),
 ]
 _Checkpoint = Annotated[
     Path | None,
-    typer.Option(help="With --extrapolate: weights (.safetensors, .pt, .pth) in whose features neighbours are near."),
+    typer.Option(help="With --extrapolate: weights (.safetensors, .pt, .pth) of the model that computes the features."),
 ]
-_Neighbours = Annotated[int | None, typer.Option(help="With --extrapolate: how many neighbours count; 12 by default.")]
+_Neighbours = Annotated[int | None, typer.Option(help="With --extrapolate: number of neighbours; 12 by default.")]
 
 
 def score(
@@ -49,7 +49,7 @@ def score(
 ) -> None:
     """Train FILE's model on all data and score every example.
 
-    Solvers by score read the file that `selection.solver.scores` names.
+    Score-based solvers read the file named by `selection.solver.scores`.
     """
     _check_options(score, extrapolate, checkpoint, neighbours)
     if extrapolate is not None and checkpoint is not None:
@@ -85,8 +85,14 @@ def _check_options(
         )
         return
     require(
-        check(score is None, "--score", "left out with --extrapolate", score, "the file of scores says which they are"),
-        check(checkpoint is not None, "--checkpoint", "set with --extrapolate", None, "to weights that make features"),
+        check(score is None, "--score", "left out with --extrapolate", score, "the file records which score it holds"),
+        check(
+            checkpoint is not None,
+            "--checkpoint",
+            "set with --extrapolate",
+            None,
+            "to weights of a model for the features",
+        ),
     )
 
 

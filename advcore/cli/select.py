@@ -1,4 +1,4 @@
-"""advcore select: choose one coreset."""
+"""advcore select: select one coreset."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,13 +15,13 @@ def select(
     checkpoint: Annotated[Path, typer.Option(help="Weights of the model to attack: a .safetensors, .pt or .pth file.")],
     set_: arguments.Overrides = None,
     plugin: arguments.Plugins = None,
-    out: Annotated[Path, typer.Option(help="File of the coreset (.npz); a JSON is written beside it.")] = Path(
+    out: Annotated[Path, typer.Option(help="File of the coreset (.npz); a JSON file is written next to it.")] = Path(
         "coreset.npz"
     ),
 ) -> None:
-    """Choose one coreset with a trained model.
+    """Select one coreset with a trained model.
 
-    Its indices count in the whole training set.
+    Its indices refer to the whole training set.
     """
     from advcore.config.load import load
     from advcore.reporting.tables import list_selection_rows
@@ -31,7 +31,7 @@ def select(
     with processes.check_together():
         config = load(file, set_ or ())
         if config.selection is None:
-            raise ConfigError(must("selection", "set in a file that is to select", None))
+            raise ConfigError(must("selection", "set in the run file", None))
         arguments.check_arrays_file(out)
         prepared = prepare.prepare(config, initial=False)
         weights.load_state(prepared.model, checkpoint)

@@ -1,4 +1,4 @@
-"""Suggests the name or the setting that somebody meant who wrote another word for it in a run file."""
+"""Suggests the name or setting that was probably meant by an unknown word in a run file."""
 
 import dataclasses
 import operator

@@ -1,4 +1,4 @@
-"""From YAML or plain values to a frozen config, checked completely before anything is built; and back."""
+"""Converts YAML or plain values to a frozen config and back; everything is checked before anything is built."""
 
 import copy
 import dataclasses
@@ -19,7 +19,7 @@ from advcore.errors import ConfigError, SettingProblem, format_value, must, requ
 
 @functools.cache
 def _build_adapter(entries: tuple[tuple[str, type], ...]) -> TypeAdapter[RunConfig]:
-    """Build the reader of run files, anew whenever the `entries` of the tables are others."""
+    """Build the reader of run files, again whenever the `entries` of the tables have changed."""
     return TypeAdapter(RunConfig)
 
 
@@ -67,7 +67,7 @@ def _enter(node: dict | list, key: str, label: str) -> dict | list:
     else:
         inner = node[key]
     if not isinstance(inner, (dict, list)):
-        raise ConfigError(f"{label}: {key} holds {format_value(inner)}, which has no settings of its own")
+        raise ConfigError(f"{label}: {key} holds {format_value(inner)}, which has no settings")
     return inner
 
 
@@ -103,7 +103,7 @@ def _drop_budget_beside_cost(raw: object) -> tuple[object, list[SettingProblem]]
     match raw:
         case {"selection": {"cost": cost, **selection}, **rest} if cost is not None:
             budget = selection.pop("budget", None)
-            conflict = must("selection.cost", "null beside a budget", cost, "set selection.budget to null")
+            conflict = must("selection.cost", "null if a budget is given", cost, "set selection.budget to null")
             return {**rest, "selection": {**selection, "cost": cost}}, [conflict] if budget is not None else []
     return raw, []
 
@@ -125,7 +125,9 @@ def _find_name(value: object) -> str | None:
 def _to_plain(value: object) -> object:
     """Return a config, or a part of one, as mappings, lists and plain values; classes of a table get their `name`."""
     if dataclasses.is_dataclass(value):
-        settings = [field.name for field in dataclasses.fields(value) if field.repr]  # what is not shown is no setting
+        settings = [
+            field.name for field in dataclasses.fields(value) if field.repr
+        ]  # what is not shown is not a setting
         values = {name: _to_plain(getattr(value, name)) for name in settings}
         name = _find_name(value)
         if name in WITH_ARCHITECTURE:
@@ -153,7 +155,7 @@ class Change:
 def list_changes(before: dict, now: dict, prefix: str = "") -> list[Change]:
     """Compare two resolved configs setting by setting.
 
-    `prefix`, such as "a.", stands before the paths of settings. Settings of different classes are one difference.
+    `prefix`, such as "a.", is put before the paths of settings. Settings of different classes are one difference.
     """
     changes = []
     for key in before | now:

@@ -1,4 +1,4 @@
-"""Problems of a run file that pydantic finds, in our own words: path, rule, value, way out."""
+"""Problems of a run file that pydantic finds, rephrased as path, rule, value and way out."""
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -42,7 +42,7 @@ def list_problems(error: ValidationError, raw: object) -> list[SettingProblem]:
 
 
 def _run_skipped_checks(entries: "Sequence[ErrorDetails]", raw: object) -> list[SettingProblem]:
-    """Return what the sections' own checks say about settings that have the right type beside settings that do not."""
+    """Return what the sections' own checks say about settings of the right type, where others have the wrong type."""
     wrong: dict[tuple[str, ...], tuple[type | None, set[str]]] = {}
     for entry in entries:
         keys, owners, _ = _locate(entry["loc"])
@@ -57,7 +57,7 @@ def _run_skipped_checks(entries: "Sequence[ErrorDetails]", raw: object) -> list[
 
 
 def _check_section(cls: type, section: Mapping, wrong: Collection[str]) -> list[SettingProblem]:
-    """Return what the checks of `cls` say about the settings of a section that are there and not `wrong`.
+    """Return what the checks of `cls` say about the settings of a section that are given and not `wrong`.
 
     The sections inside it have not been built: they are left out, as what is wrong is.
     """
@@ -76,12 +76,12 @@ def _check_section(cls: type, section: Mapping, wrong: Collection[str]) -> list[
 
 
 def _as_place(path: Iterable[str]) -> str:
-    """Return a path as it stands before a setting: "attack."; "" for the top of the file."""
+    """Return a path as the prefix of a setting: "attack."; "" for the top of the file."""
     return "".join(f"{key}." for key in path)
 
 
 def _find_value(raw: object, path: Iterable[str]) -> object:
-    """Return what stands at a path of the settings, as far as it leads."""
+    """Return the value at a path of the settings, as far as the path leads."""
     for key in path:
         if isinstance(raw, (list, tuple)):
             raw = raw[int(key)]
@@ -91,7 +91,7 @@ def _find_value(raw: object, path: Iterable[str]) -> object:
 
 
 def _read_entry(entry: "ErrorDetails") -> list[SettingProblem]:
-    """Return the problems that one of pydantic's errors stands for."""
+    """Return the problems that one of pydantic's errors describes."""
     keys, owners, kind = _locate(entry["loc"])
     keys = [key if key.isprintable() and len(key) <= _LONGEST else format_value(key) for key in keys]
     path = ".".join(keys) or "the run file"
@@ -103,7 +103,7 @@ def _read_entry(entry: "ErrorDetails") -> list[SettingProblem]:
             return [SettingProblem(path, "is missing", way_out="it has no default")]
         case "union_tag_invalid":
             names = [name for name in _list_choices(kind) if name]
-            way_out = suggest_name(got["name"], names) or "a name of your own comes with --plugin FILE.py"
+            way_out = suggest_name(got["name"], names) or "register a name of your own with --plugin FILE.py"
             return [must(f"{path}.name", f"one of {', '.join(names)}", got["name"], way_out)]
         case "union_tag_not_found":
             return [must(path, "a mapping with a name", got)]

@@ -1,4 +1,4 @@
-"""Which settings decide the results of a run, and whether a record is of the same settings."""
+"""Which settings determine the results of a run, and whether a record has the same settings."""
 
 import hashlib
 import json
@@ -15,9 +15,9 @@ until a seed says whose they are."""
 
 
 def identify(config: RunConfig) -> dict:
-    """Return the settings that decide the results of a run: not its name, and not where or how it is carried out.
+    """Return the settings that determine the results of a run: not its name, nor where or how it is executed.
 
-    The data, and a pool beside them, count by the last part of their path, or, where their name says enough, without
+    The data and their pool count by the last part of their path, or, where their name says enough, without
     it. So do a file of scores, a teacher, and weights to begin with; weights of a run by its folder's name too.
     """
     settings = resolve(config)

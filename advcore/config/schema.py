@@ -43,7 +43,7 @@ TABLES: dict[str, Mapping[str, type]] = {
     "evaluators": {name: cls for name, cls in EVALUATED.items() if name not in ATTACKS},
 }
 
-# Methods whose name goes on with what they build: timm:NAME.
+# Methods whose name is followed by what they build: timm:NAME.
 WITH_ARCHITECTURE = ("timm", "torchvision", "plugin")
 
 
@@ -117,7 +117,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of runs and suites, whi
 
 @settings
 class SelectionConfig(SelectionSettings):
-    """When to select, how much, and by which solver.
+    """When to select, how many examples, and with which solver.
 
     Parameters
     ----------
@@ -147,7 +147,10 @@ class SelectionConfig(SelectionSettings):
             *Schedule.find_problems(self),
             unless(self.cost is None, check_positive("cost", self.cost, "it is relative to full training")),
             check(
-                self.cost is None or self.budget == SelectionSettings.budget, "cost", "null beside a budget", self.cost
+                self.cost is None or self.budget == SelectionSettings.budget,
+                "cost",
+                "null if a budget is given",
+                self.cost,
             ),
             check_at_least("probe_epochs", self.probe_epochs, 0),
         ]
@@ -159,7 +162,7 @@ class TrainingConfig(LoopSettings):
 
     Parameters
     ----------
-    epochs : epochs of training on all data that this run stands for.
+    epochs : epochs of the training on all data that this run replaces.
     optimizer : updates the weights.
     lr_schedule : sets the learning rate of each step.
     attack_steps : the training attack's steps in each epoch; null for the attack's own number in all epochs.
@@ -237,7 +240,7 @@ class CheckpointConfig:
     def __post_init__(self) -> None:
         require(
             check_at_least("period", self.period, 1),
-            check_at_least("kept", self.kept, 2, "there must be another where the newest is damaged"),
+            check_at_least("kept", self.kept, 2, "an older one is needed if the newest is damaged"),
         )
 
 
@@ -250,7 +253,7 @@ class RunConfig:
     name : name of the run and of its folder; letters, digits, dot, dash, underscore.
     seed : seed of all random numbers.
     data, model, objective, attack, selection, training, evaluation, cost, checkpoint : see their own pages.
-    minibatch : which examples of a batch are attacked, which images are learned from, or which examples an epoch leaves
+    minibatch : which examples of a batch are attacked, which images are trained on, or which examples an epoch leaves
         out; null for all.
     tracking : trackers that also receive the metrics of every epoch; they do not influence the run.
     device : auto (CUDA if there is one), cpu, cuda or cuda:N.
@@ -272,7 +275,7 @@ class RunConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        way_out = "write at most 100 of them" if len(str(self.name)) > 100 else ""
+        way_out = "use at most 100 characters" if len(str(self.name)) > 100 else ""
         is_objective = isinstance(self.objective, tuple(OBJECTIVES.values()))
         require(
             check(NAME.fullmatch(self.name), "name", "letters, digits, '.', '-' and '_'", self.name, way_out),
@@ -282,7 +285,7 @@ class RunConfig:
             check_at_least("seed", self.seed, -LARGEST_SEED, most=LARGEST_SEED),
             describe_mismatch(self.objective, self.attack) if is_objective else None,
             *(
-                must(f"tracking.{i}.name", "a tracker that does not stand before it", find_tracker_name(tracker))
+                must(f"tracking.{i}.name", "a tracker that is not in the list already", find_tracker_name(tracker))
                 for i, tracker in enumerate(self.tracking)
                 if type(tracker) in map(type, self.tracking[:i])
             ),

@@ -1,4 +1,4 @@
-"""Turns YAML text into events, whose cost is limited before any of it is spent.
+"""Turns YAML text into events, within limits that are checked before the work is done.
 
 Only PyYAML's scanner and parser are used. There are limits for the length of the text, for the number of tokens, which
 are counted before each is scanned, and for the size of the values, aliases followed, before any of them is built.
@@ -50,7 +50,7 @@ def read_events(text: str) -> list[ValueEvent]:
 
 
 def make_error_at(where: yaml.Event | yaml.Mark, text: str) -> ConfigError:
-    """Return an error that names the line and column, counted from 1, at which an event begins or a mark stands."""
+    """Return an error that names the line and column, counted from 1, of the start of an event or of a mark."""
     mark = where.start_mark if isinstance(where, yaml.Event) else where
     assert isinstance(mark, yaml.Mark), "PyYAML's parser in Python marks every event"
     return ConfigError(f"line {mark.line + 1}, column {mark.column + 1}: {text}")
@@ -108,7 +108,7 @@ def _scan(text: str) -> Iterator[yaml.Event]:
         raise make_error_at(error.problem_mark, problem) from None
     except ConfigError:
         raise
-    except (ValueError, OverflowError) as error:  # an escape that is no character, a version of too many digits
+    except (ValueError, OverflowError) as error:  # an escape that is not a character, a version of too many digits
         raise make_error_at(scanner.get_mark(), f"cannot be read: {error}") from None
 
 
@@ -144,9 +144,9 @@ class _Meter:
         text = self._open[0]
         if text.values > MOST_VALUES or text.characters > MOST_CHARACTERS:
             limit = f"at most {MOST_VALUES:,} values and {MOST_CHARACTERS:,} characters"
-            raise make_error_at(event, f"a text must hold {limit}, where aliases are followed")
+            raise make_error_at(event, f"a text must hold {limit}, with aliases expanded")
         if text.levels > DEEPEST + 1:
-            raise make_error_at(event, f"settings must be nested at most {DEEPEST} deep, where aliases are followed")
+            raise make_error_at(event, f"settings must be nested at most {DEEPEST} deep, with aliases expanded")
         if isinstance(event, yaml.CollectionStartEvent):
             self._open.append(size)
 
@@ -155,7 +155,7 @@ class _Meter:
         if isinstance(event, yaml.AliasEvent):
             return self._find_size(event)
         if event.anchor in self._sizes:
-            raise make_error_at(event, f"the anchor {format_value(event.anchor)} stands twice; rename one")
+            raise make_error_at(event, f"the anchor {format_value(event.anchor)} is defined twice; rename one")
         size = _Size(values=1, levels=1)
         if isinstance(event, yaml.ScalarEvent):
             size = _Size(values=1, characters=len(event.value))
@@ -169,5 +169,5 @@ class _Meter:
         if size is None:
             raise make_error_at(alias, f"the alias {format_value(alias.anchor)} has no anchor before it")
         if any(size is outer for outer in self._open):
-            raise make_error_at(alias, "an alias must not stand inside what it means")
+            raise make_error_at(alias, "an alias must not appear inside the value of its own anchor")
         return size

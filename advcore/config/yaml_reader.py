@@ -1,4 +1,4 @@
-"""Reads YAML as plain Python values, by rules of our own.
+"""Reads YAML as plain Python values, by advcore's own rules.
 
 The meaning of YAML's events is decided here: PyYAML's composer, resolver, constructor and merging are not used. This
 module imports no torch, so that a file that cannot be read is refused at once.
@@ -21,7 +21,7 @@ from advcore.errors import ConfigError, check, format_value, must, require, shor
 # Characters of a number.
 LONGEST_NUMBER = 400
 
-Scalar = str | float | bool | None  # float stands for int, too
+Scalar = str | float | bool | None  # float includes int
 Value = Scalar | list["Value"] | dict[Scalar, "Value"]
 
 
@@ -48,7 +48,7 @@ def _read_text(path: Path) -> str:
 def parse(text: str, where: str) -> Value:
     """Return the plain values that a YAML text holds: dicts, lists, text, numbers, booleans and None.
 
-    A merge (`<<`) gives a mapping the keys of its sources: explicit keys win wherever they stand, an earlier source
+    A merge (`<<`) gives a mapping the keys of its sources: explicit keys win wherever they appear, an earlier source
     wins over a later one, and the merges inside a source are resolved first. An alias gives a copy, so that no two
     places of the result share a list or a mapping.
 
@@ -61,7 +61,7 @@ def parse(text: str, where: str) -> Value:
 
 
 # Parses a file once in a process: a command reads it before torch is imported, and again after. The values that it
-# returns must not be changed. A text that is refused is parsed anew each time.
+# returns must not be changed. A text that is refused is parsed again each time.
 _parse_once = lru_cache(maxsize=8)(parse)
 
 
@@ -115,7 +115,7 @@ class _Builder:
     def _build_value(self, event: yaml.NodeEvent) -> Value:
         value = self._build_node(event)
         if value is _Merge.KEY:
-            raise make_error_at(event, "<< must be the key of a merge; put it into quotes where it is text")
+            raise make_error_at(event, "<< must be the key of a merge; put it in quotes if it is text")
         return value
 
     def _build_node(self, event: yaml.NodeEvent) -> Node:
@@ -149,7 +149,7 @@ class _Builder:
             key_names = _list_names(key)
             if key_names & names:
                 text = "<<" if key is _Merge.KEY else key
-                raise make_error_at(key_event, f"the key {format_value(text)} stands twice; keep one")
+                raise make_error_at(key_event, f"the key {format_value(text)} appears twice; keep one")
             names |= key_names
             value_event = next(self._next_entries())
             value = self._build_value(value_event)
@@ -209,7 +209,7 @@ def _read_scalar(event: yaml.ScalarEvent) -> Scalar | _Merge:
     """Return quoted text and blocks unchanged, and a plain scalar as a constant, a number or text."""
     text: str = event.value
     if _UNFIT.search(text):
-        raise make_error_at(event, "text must be characters without NUL or half of a pair")
+        raise make_error_at(event, "text must not contain NUL or unpaired surrogates")
     if not event.implicit[0]:  # quoted text, or a block
         return text
     if text == "<<":

@@ -15,7 +15,7 @@ from advcore.settings import settings
 
 LAYOUTS = ("channels_first", "channels_last")
 _ASKED = ("x_train", "y_train", "x_test", "y_test")
-# What people call images, labels and parts; compared in lower case.
+# Common names of images, labels and parts; compared in lower case.
 _STEMS = {"x": ("x", "images", "image", "imgs", "img"), "y": ("y", "labels", "label", "targets", "target")}
 _PARTS = {"train": ("train", "training"), "test": ("test",), "val": ("val", "valid", "validation")}
 _PLACES = "an .npz file, or a folder with train.npz and test.npz"
@@ -150,7 +150,9 @@ def _refuse_images_last(x: np.ndarray, name: str, count: int) -> None:
     """Raise DataError for images (..., N), as MATLAB counts them, where there are N labels."""
     if len(x.shape) in (3, 4) and x.shape[-1] == count != len(x):
         way_out = "save np.moveaxis(x, -1, 0)"
-        raise DataError(f"{name} must count its images first, got {x.shape} for {count} labels; {way_out}")
+        raise DataError(
+            f"{name} must have its images along the first axis, got {x.shape} for {count} labels; {way_out}"
+        )
 
 
 def _order_axes(x: np.ndarray, name: str, layout: str | None) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -172,7 +174,7 @@ def _order_axes(x: np.ndarray, name: str, layout: str | None) -> tuple[np.ndarra
     if x.shape[1] == 4 and layout is None:
         raise DataError(
             f"{name} must be images of 1 or 3 channels, got 4, which may be RGBA; put it on a background, or write "
-            f"data.layout: {order} if all four are to be learned from and attacked"
+            f"data.layout: {order} if all four are to be trained on and attacked"
         )
     return x, notes
 
@@ -205,11 +207,11 @@ def _read_labels(y: np.ndarray, name: str, images: int) -> np.ndarray:
     if column.ndim != 1 or column.dtype.kind not in "iu" or len(column) != images or not images:
         way_out = "save class numbers as int64"
         if column.ndim == 1 and len(column) != images:
-            way_out = "the first axis of both counts the images"
+            way_out = "the first axis of both must index the images"
         if y.ndim == 2:
-            way_out = "save one-hot labels as labels.argmax(1); several labels an image are not supported"
+            way_out = "save one-hot labels as labels.argmax(1); several labels per image are not supported"
         raise DataError(
-            f"{name} must be labels, one whole number an image and at least one, got {y.dtype} {y.shape} for {images} "
+            f"{name} must be labels, one whole number per image and at least one, got {y.dtype} {y.shape} for {images} "
             f"images; {way_out}"
         )
     return column.astype("int64")

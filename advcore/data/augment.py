@@ -28,7 +28,7 @@ Augmentation = Callable[[Tensor, Stream], Tensor]
 
 
 def crop(x: Tensor, generator: Stream, padding: int | None = None) -> Tensor:
-    """Pad (B, C, H, W) with zeros on each side, then cut each image back to (H, W) at a random offset of its own.
+    """Pad (B, C, H, W) with zeros on each side, then cut each image back to (H, W) at its own random offset.
 
     padding : in pixels; None means an eighth of the height, rounded down: 4 of 32, 28 of 224, as the papers have it.
     Zeros as in the papers' pipelines; `generator` is bound to the B examples.
@@ -50,7 +50,7 @@ def flip(x: Tensor, generator: Stream) -> Tensor:
 
 
 def crop_flip(x: Tensor, generator: Stream) -> Tensor:
-    """Crop and then flip images (B, C, H, W), each by draws of its own."""
+    """Crop and then flip images (B, C, H, W), each by its own draws."""
     return flip(crop(x, generator), generator)
 
 

@@ -1,4 +1,4 @@
-"""Settings that all data share: sizes, the held-out split, and how a raw set becomes three sources.
+"""Settings that all data sets share: sizes, the held-out split, and how a raw set becomes three sources.
 
 A new set of data is one file, `advcore/data/NAME.py`, one line in `advcore.data.DATASETS`, and one test, which writes a
 few such files and subclasses `advcore.testing.DataContract`. The file holds a class of settings that says where the raw
@@ -48,7 +48,7 @@ from advcore.settings import setting
 
 log = logging.getLogger(__name__)
 
-# A larger label is no class, or no model has a head for it.
+# A larger label is not a class, or no model has a head for it.
 MOST_CLASSES = 1_000_000
 
 

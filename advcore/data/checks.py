@@ -1,4 +1,4 @@
-"""Checks of labels and single examples, which name the example, and of whether data and model fit each other.
+"""Checks of labels and single examples, and of whether data and model fit each other; errors name the example.
 
 Each raises DataError.
 """
@@ -38,7 +38,7 @@ def check_labels(y: Tensor, indices: Tensor, num_classes: int) -> None:
 
 
 def list_first(entries: Sequence[object], most: int) -> str:
-    """Write at most so many entries, and dots if there are more."""
+    """Write at most `most` entries, and dots if there are more."""
     more = ", ..." if len(entries) > most else ""
     return ", ".join(map(str, entries[:most])) + more
 
@@ -59,12 +59,12 @@ def _accept(y: Tensor, indices: Tensor) -> None:
 
 
 def refuse_changes(source: Source) -> None:
-    """Raise DataError if some examples are not read as they were the first time: no index could stand for one."""
+    """Raise DataError if some examples change between reads, since an index must always name the same example."""
     changed = source.list_changed()
     if changed:
         raise DataError(
-            f"the image of example {changed[0]} must be the same at each reading, got other pixels when it was read "
-            f"again ({len(changed)} of {min(SAMPLE, len(source))} examples looked at changed); select and score on the "
+            f"the image of example {changed[0]} must be the same each time it is read, got other pixels the second "
+            f"time ({len(changed)} of {min(SAMPLE, len(source))} examples checked changed); select and score on the "
             "plain, un-augmented view, and augment in training alone (`augment` of the trainer)"
         )
 
@@ -79,7 +79,7 @@ def read_example(dataset: MapStyle, i: int) -> tuple[Tensor, int]:
 
 
 def read_label(label: object, i: int) -> int:
-    """Return a label as an int. Raises DataError for one that is no whole number of at most 63 bits."""
+    """Return a label as an int. Raises DataError for one that is not a whole number of at most 63 bits."""
     if isinstance(label, (Tensor, np.ndarray)) and math.prod(label.shape) == 1:
         label = label.item()
     try:
@@ -106,7 +106,7 @@ def read_indices(indices: Indices | None, size: int) -> Tensor:
         return torch.arange(size)
     rule = "a list or tensor of whole numbers, or a mask"
     if isinstance(getattr(indices, "indices", None), (Tensor, Sequence)):  # of a coreset, or of torch's Subset
-        raise DataError(must("indices", rule, type(indices).__name__, "give its `indices`"))
+        raise DataError(must("indices", rule, type(indices).__name__, "pass its `indices`"))
     if not isinstance(indices, (Tensor, np.ndarray, Sequence)) or isinstance(indices, str):
         raise DataError(must("indices", rule, indices))
     try:
@@ -201,9 +201,9 @@ def _first_logits(model: nn.Module, source: Source) -> Tensor:
             raise DataError(narrow) from None
         way_out = "convert the images, or build the model for them"
         if isinstance(error, TypeError) and "argument" in message:
-            way_out = "wrap it in a module that is called with images alone, by place"
+            way_out = "wrap it in a module that takes only images, as a positional argument"
         raise DataError(
-            f"images must be ones that the model takes, got {source.shape} (channels, height, width), at which it "
+            f"images must suit the model, got {source.shape} (channels, height, width), for which it "
             f"raises {type(error).__name__}: {message}; {way_out}"
         ) from None
     return read_logits(output, len(x))

@@ -1,4 +1,4 @@
-"""What every source of batches answers, and how indices are cut into batches."""
+"""The interface of all sources of batches, and how indices are cut into batches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -62,7 +62,7 @@ class Source(ABC):
         return digest_labels(self.labels().tolist().__getitem__, len(self))
 
     def list_changed(self) -> list[int]:
-        """Read up to 16 examples, spread over the data, and return which are no longer what was read the first time.
+        """Read up to 16 examples, spread over the data, and return which of them have changed since the first read.
 
         Cost: the first call reads them twice.
         """
@@ -127,7 +127,7 @@ def read_batches(model: nn.Module, source: Source, chunks: Sequence[Tensor]) -> 
 def read_first_images(model: nn.Module, source: Source) -> Tensor:
     """Return the first two images, or the only one, as `read_batches` gives them: enough to see shapes in a model.
 
-    Raises DataError unless they are in [0, 1], which a source of somebody else's may not have looked at.
+    Raises DataError unless they are in [0, 1], which a user's own source may not have checked.
     """
     indices, x, _ = next(read_batches(model, source, [torch.arange(min(2, len(source)))]))
     check_images(x, indices)

@@ -121,7 +121,7 @@ def _find_parts(root: Path) -> tuple[Path, Path]:
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise DataError(
-            f"data.path must hold a folder {folder.name!r} with one sub-folder a class, got none at {str(folder)!r}"
+            f"data.path must hold a folder {folder.name!r} with one sub-folder per class, got none at {str(folder)!r}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Decode image files into 8 bits a channel as a viewer shows them, in the formats that hold nothing but pixels."""
+"""Decode image files into 8 bits per channel as a viewer shows them, in the formats that hold nothing but pixels."""
 
 import contextlib
 from collections.abc import Iterator
@@ -116,7 +116,7 @@ def _check_tiff(image: "Image.Image") -> None:
         return
     pages = getattr(image, "n_frames", 1)
     if pages > 1:
-        raise DataError(f"it must be one image, got {pages} pages; save the one that is meant as a file of its own")
+        raise DataError(f"it must be one image, got {pages} pages; save the intended one as a separate file")
     if _SIGNED in _read_tag(image, _SAMPLE_FORMAT):
         raise DataError("its pixels must be unsigned, got signed whole numbers; save it with 8 or 16 unsigned bits")
 
@@ -132,7 +132,7 @@ def _read_tag(image: "Image.Image", tag: int) -> tuple[int, ...]:
 def _scale_transparency(image: "Image.Image") -> None:
     """Bring a PNG file's transparent colour to the range of the pixels that PIL gives.
 
-    PIL leaves it in the file's own bits: with 2 or 4 bits a pixel it would be another grey.
+    PIL leaves it in the file's own bits: with 2 or 4 bits per pixel it would be another grey.
     """
     colour = image.info.get("transparency")
     if image.format != "PNG" or colour is None:
@@ -147,7 +147,7 @@ def _read_orientation(image: "Image.Image") -> object:
     """Return EXIF's orientation, 1 to 8; None without one, or where EXIF cannot be read, which says nothing then."""
     try:
         return image.getexif().get(_ORIENTATION)
-    except Exception:  # PIL raises a family of errors for damaged EXIF, beside which the pixels are sound
+    except Exception:  # PIL raises a family of errors for damaged EXIF, although the pixels are sound
         return None
 
 

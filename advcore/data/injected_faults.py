@@ -17,7 +17,7 @@ from advcore.shares import apportion
 log = logging.getLogger(__name__)
 
 _JITTER = 2  # of 255, the most that a pixel of a near copy moves
-_AT_ONCE = 64  # images; what they draw takes 8 bytes a pixel, several times
+_AT_ONCE = 64  # images; what they draw takes 8 bytes per pixel, several times
 
 
 @settings
@@ -75,7 +75,7 @@ def _cut_to_long_tail(labels: Tensor, part: Tensor, ratio: float, num_classes: i
 
 
 def _draw_origins(labels: Tensor, part: Tensor, share: float, stream: Stream) -> Tensor:
-    """Return, for each position of the whole set, the position whose image stands there; itself if it is no copy."""
+    """Return, for each position of the whole set, the position whose image is there; itself if it is not a copy."""
     origin = torch.arange(len(labels))
     order = part[stream.at(part).permutation()]
     members = [order[labels[order] == c] for c in labels[part].unique()]
@@ -87,7 +87,7 @@ def _draw_origins(labels: Tensor, part: Tensor, share: float, stream: Stream) ->
         origin[replaced] = copied[torch.arange(len(replaced)) % len(copied)]
     copies = int((origin != torch.arange(len(origin))).sum())
     if copies < wanted:
-        log.warning("planted.duplicates: %d copies instead of %d, as one example of each class stays", copies, wanted)
+        log.warning("planted.duplicates: %d copies instead of %d, as one example of each class is kept", copies, wanted)
     return origin
 
 
@@ -102,13 +102,13 @@ def _change_labels(labels: Tensor, part: Tensor, share: float, num_classes: int,
 
 @dataclass(frozen=True)
 class _Copies:
-    """Which image stands at each position (`origin`), and the stream from which copies are jittered."""
+    """Which image is at each position (`origin`), and the stream from which copies are jittered."""
 
     origin: Tensor
     jitter: Stream
 
     def apply_jitter(self, images: Tensor, positions: Tensor) -> Tensor:
-        """Return the images (B, C, H, W) that stand at `positions`, those of copies jittered."""
+        """Return the images (B, C, H, W) at `positions`, those of copies jittered."""
         is_copy = self.origin[positions] != positions
         copies = images[is_copy]
         shift = (self.jitter.at(positions[is_copy]).uniform(tuple(copies.shape)) * 2 - 1) * _JITTER
@@ -121,5 +121,5 @@ class _Copies:
 
 
 def _read_copies(read: Callable[[Tensor], Tensor], copies: _Copies, positions: Tensor) -> Tensor:
-    """Read the images (B, C, H, W) that stand at `positions`, a bounded number at a time."""
+    """Read the images (B, C, H, W) at `positions`, a bounded number at a time."""
     return torch.cat([copies.apply_jitter(read(copies.origin[part]), part) for part in positions.split(_AT_ONCE)])

@@ -1,6 +1,6 @@
 """List the images below the folders of a data set: each real file once, with what was left out.
 
-Hidden files, and those that systems and tools put beside a user's, are no data. Links are followed, but not in circles.
+Hidden files, and those that systems and tools add to a user's, are not data. Links are followed, but not in circles.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from advcore.data.images import list_endings
 from advcore.errors import DataError
 
-# Folders and files, beside the hidden ones, that Python, file managers and storage systems make.
+# Folders and files, besides the hidden ones, that Python, file managers and storage systems make.
 _SYSTEM = ("__pycache__", "__macosx", "thumbs.db", "desktop.ini", "@eadir", "#recycle", "$recycle.bin", "lost+found")
 
 _SHARD = re.compile(r"(?P<name>.*)-(?P<number>\d{1,6})-of-(?P<total>\d{1,6})\b")
@@ -38,7 +38,7 @@ def find_folders(parent: Path) -> dict[str, Path]:
     for path in sorted(path for path in parent.iterdir() if path.is_dir()):
         name = normalise(path.name)
         if name in folders:
-            raise DataError(f"{parent} must hold each name once, got {name!r} in two ways of writing; join the two")
+            raise DataError(f"{parent} must hold each name once, got {name!r} in two spellings; merge the two")
         folders[name] = path
     return folders
 
@@ -47,7 +47,7 @@ def check_shards(files: list[Path]) -> None:
     """Raise DataError where names say that files are missing, or there twice.
 
     That is so of train-00000-of-00003.parquet without the other two, of two names for one file, and of train.parquet
-    beside files that are numbered, which may hold the same again.
+    next to numbered files, which may hold the same again.
     """
     folder = files[0].parent
     if len({os.path.realpath(file) for file in files}) < len(files):
@@ -57,11 +57,11 @@ def check_shards(files: list[Path]) -> None:
         shards[match["name"], match["total"]].append(int(match["number"]))
     others = [file.name for file in files if not _SHARD.match(file.name)]
     if shards and others:
-        rule = "only the files that are numbered (-of-), or only others"
-        raise DataError(f"{folder} must hold {rule}, got {others[:5]} beside them; remove those that are not meant")
+        rule = "either numbered files (-of-) or unnumbered ones"
+        raise DataError(f"{folder} must hold {rule}, got both, such as {others[:5]}; remove the unwanted ones")
     if len(shards) > 1:
         sets = " and ".join(f"{name}-*-of-{total}" for name, total in sorted(shards))
-        raise DataError(f"{folder} must hold the files of one set, got {sets}; remove those that are not meant")
+        raise DataError(f"{folder} must hold the files of one set, got {sets}; remove the unwanted ones")
     for (name, total), numbers in shards.items():
         start = int(int(total) in numbers)  # some count from 1
         missing = sorted({*range(start, start + int(total))} - {*numbers})
@@ -85,10 +85,10 @@ class Listing:
         self._places: dict[str, tuple[int, str]] = {}  # label and path of each file and folder, by its real path
 
     def leave_out_strays(self) -> None:
-        """Note the files that are beside the classes' folders, and hidden folders, which are no classes."""
+        """Note the files next to the classes' folders, and hidden folders, which are not classes."""
         for entry, _ in self._scan(str(self.root), os.path.realpath(self.root)):
             if not entry.is_dir():
-                self.left_out["files outside of a class"].append(entry.path)
+                self.left_out["files outside any class"].append(entry.path)
 
     def add_images(self, folder: Path, label: int) -> None:
         """Add the images below a folder of class `label`, sorted by their folders and then by their names.
@@ -102,13 +102,13 @@ class Listing:
         while pending:
             path, real = pending.pop()
             if real in above:
-                self.left_out["links to a folder that they are in"].append(path)
+                self.left_out["links to a folder that contains them"].append(path)
             elif self._is_new(label, path, real):
                 for entry, target in self._scan(path, real):
                     if entry.is_dir():
                         pending.append((entry.path, target))
                     elif not (entry.is_file() and entry.name.lower().endswith(list_endings())):
-                        self.left_out["files that are no images"].append(entry.path)
+                        self.left_out["files that are not images"].append(entry.path)
                     elif self._is_new(label, entry.path, target):
                         images.append(entry.path)
         self.paths += sorted(images, key=os.path.split)
@@ -126,7 +126,7 @@ class Listing:
             elif os.path.exists(entry.path):
                 yield entry, os.path.realpath(entry.path)
             else:
-                raise DataError(f"{entry.path} must be a file or a folder, got a link to nothing; mend or remove it")
+                raise DataError(f"{entry.path} must be a file or a folder, got a broken link; repair or remove it")
 
     def _is_new(self, label: int, path: str, real: str) -> bool:
         """Remember where a file or folder was met, and return whether that is the first time."""
@@ -138,7 +138,7 @@ class Listing:
             raise DataError(
                 f"{path} must have one class, but is the same as {first}, of another; remove one of the two"
             )
-        self.left_out["links to what is listed already"].append(path)
+        self.left_out["links to files that are already listed"].append(path)
         return False
 
     def describe_left_out(self) -> list[str]:

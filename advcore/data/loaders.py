@@ -1,4 +1,4 @@
-"""Loaders for training loops of other people, in which no batch has a single example."""
+"""Data loaders for other training loops, in which no batch has a single example."""
 
 from collections.abc import Callable, Iterator, Sized
 from typing import cast
@@ -12,7 +12,7 @@ _Loader = Callable[..., DataLoader]
 
 
 class Batches(BatchSampler):
-    """Batches of which the last is no single example (`cut_into_chunks`): BatchNorm cannot learn from one."""
+    """Batches of which the last is never a single example (`cut_into_chunks`): BatchNorm cannot train on one."""
 
     def __iter__(self) -> Iterator[list[int]]:
         for chunk in cut_into_chunks(torch.tensor(list(self.sampler)), self.batch_size):
@@ -25,7 +25,7 @@ class Batches(BatchSampler):
 def build_loader(dataset: Dataset, batch_size: int, *, shuffle: bool, **options: object) -> DataLoader:
     """Return a torch DataLoader, in which a last batch of one example joins the one before it; `options` are torch's.
 
-    Where the options drop the last batch, or say by themselves what is drawn, torch's own batches stay.
+    Where the options drop the last batch, or determine what is drawn, torch's own batches are used.
     """
     loader: _Loader = DataLoader
     size = len(cast(Sized, dataset))

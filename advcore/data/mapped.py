@@ -19,7 +19,7 @@ def is_folder_of_arrays(path: Path) -> bool:
 
 
 def map_folder(folder: Path) -> dict[str, np.ndarray]:
-    """Map image.npy, and label.npy where it is there, of a folder. Raises DataError for what is no array of numbers."""
+    """Map image.npy, and label.npy if it exists, of a folder. Raises DataError for anything but an array of numbers."""
     arrays = {}
     for file in (folder / name for name in _ARRAYS):
         if file.is_file():

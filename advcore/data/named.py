@@ -1,4 +1,4 @@
-"""Sets known by name: scikit-learn's digits, and what torchvision reads."""
+"""Data sets known by name: scikit-learn's digits, and what torchvision reads."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -81,7 +81,7 @@ class _Torchvision(DataSettings):
         labels = torch.as_tensor(labels).long()
         if len(images) != len(labels):
             got = f"{len(images):,} images and {len(labels):,} labels"
-            raise DataError(f"{self.path} must hold {self.reader} files with one label an image, got {got}")
+            raise DataError(f"{self.path} must hold {self.reader} files with one label per image, got {got}")
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
         return Split(labels, images.__getitem__, self.num_classes)
 

@@ -155,7 +155,7 @@ def _inspect_alike(path: Path, first: _File) -> _File:
 
 
 def _refuse_labels(path: Path, label: str, got: str) -> DataError:
-    rule = "must be a column of whole numbers, one an image"
+    rule = "must be a column of whole numbers, one per image"
     return DataError(f"{path}: {label} {rule}, got {got}; turn other labels into class numbers")
 
 

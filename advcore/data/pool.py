@@ -94,8 +94,8 @@ class Pooled(Source):
 
     Indices 0 to N - 1 are the real images, and N to N + P - 1 those of the pool: whatever reads all examples by their
     number, such as a normalisation, reads the real ones. An epoch has the batches that it has without a pool; in each,
-    round(share x its size) images come from the pool. Real images are drawn anew in each epoch, each at most once;
-    those of the pool in a random order of all of it, which goes on from epoch to epoch, and then in another.
+    round(share x its size) images come from the pool. Real images are drawn again in each epoch, each at most once;
+    those of the pool in a random order of all of it, which continues from epoch to epoch, and then in another.
 
     Parameters
     ----------

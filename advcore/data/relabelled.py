@@ -1,4 +1,4 @@
-"""A source with other labels, such as those that a teacher predicts."""
+"""A source with its labels replaced, such as by those that a teacher predicts."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +10,7 @@ from advcore.errors import DataError, must
 
 
 class Relabelled(Source):
-    """The images of a source with labels (N,) of its own, which are on the CPU. Raises DataError for another number."""
+    """The images of a source with new labels (N,), on the CPU. Raises DataError for a wrong number of labels."""
 
     def __init__(self, source: Source, labels: Tensor) -> None:
         if labels.shape != (len(source),):

@@ -33,7 +33,7 @@ class Resident(Source):
             )
         if labels.dtype.is_floating_point or labels.ndim != 1:
             raise DataError(
-                f"labels must be one whole number an example, got {labels.dtype} of shape {tuple(labels.shape)}"
+                f"labels must be one whole number per example, got {labels.dtype} of shape {tuple(labels.shape)}"
             )
         check_images(images, torch.arange(len(images)))
         self.device = read_device(device)

@@ -1,4 +1,4 @@
-"""Small rotations, each image by an angle of its own, with nearest pixels and zeros from outside."""
+"""Small rotations, each image by its own angle, with nearest-neighbour sampling and zero padding."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What the samples of other libraries' data sets hold: pairs or mappings, images of torch, numpy or PIL."""
+"""Samples of other libraries' data sets: pairs or mappings, with images of torch, numpy or PIL."""
 
 import contextlib
 from collections.abc import Mapping, Sequence, Sized
@@ -56,7 +56,7 @@ def add_weight(dataset: MapStyle, i: int, weight: Tensor) -> tuple[Tensor, objec
     if not isinstance(item, Mapping):
         return x, y, weight
     if "weight" in item:
-        raise DataError(f"example {i} must leave the key weight free, got {', '.join(item)}; rename it")
+        raise DataError(f"example {i} must not have the key weight, got {', '.join(item)}; rename it")
     return {**item, _find_key(item, IMAGE_KEYS, "image", i): x, "weight": weight}
 
 
@@ -80,21 +80,21 @@ def _find_key(item: Mapping, keys: Sequence[str], what: str, i: int) -> str:
 
 
 def suggest_data(dataset: object) -> str:
-    """Return what to write in place of an object that is no map-style data set, after "; "."""
+    """Return what to pass in place of an object that is not a map-style data set, after "; "."""
     if isinstance(dataset, type):
-        return "; that is a class: make an object of it"
+        return "; that is a class: create an instance"
     if isinstance(dataset, DataLoader):
-        return "; give the loader's data set, loader.dataset: examples are read by their index, in batches of our own"
+        return "; pass the loader's data set, loader.dataset: advcore reads examples by index and makes its own batches"
     if isinstance(dataset, str):
         return "; load it first, as in advcore.data.Digits().load(device).train"
     if not hasattr(dataset, "__getitem__") and hasattr(dataset, "train"):
-        return "; give one part of it, such as its `train`"
+        return "; pass one part of it, such as its `train`"
     if isinstance(dataset, Mapping) and dataset and all(isinstance(key, str) for key in dataset):
-        return f"; give one data set of it, such as that of {next(iter(dataset))!r}, or TensorDataset(x, y) of arrays"
+        return f"; pass one data set of it, such as that of {next(iter(dataset))!r}, or TensorDataset(x, y) of arrays"
     if _are_arrays(dataset):
-        return "; of tensors, make torch.utils.data.TensorDataset(images, labels)"
+        return "; turn tensors into torch.utils.data.TensorDataset(images, labels)"
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__") and hasattr(dataset, "__iter__"):
-        return "; examples are read by their index: keep what it yields in a list, list(...)"
+        return "; examples are read by index: collect what it yields in a list, list(...)"
     return "; an example is (image, label), or a mapping with such keys"
 
 

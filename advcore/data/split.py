@@ -27,7 +27,7 @@ class Split:
     labels : (N,) long, from 0.
     images : function from positions (B,) to images (B, C, H, W).
     num_classes : number of classes that the files state; None where they state none.
-    may_stream : whether each image has a file of its own, so that more than 4 GiB of images need not be held.
+    may_stream : whether each image has its own file, so that more than 4 GiB of images need not be held.
     notes : what was left out or read differently than its files say, each in a few words for the plan of a run.
     class_names : names that the files give to the classes; empty where they give none.
     """

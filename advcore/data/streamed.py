@@ -19,9 +19,9 @@ from advcore.runtime.signals import hold_signals, ignore_signals
 from advcore.types import digest_labels
 from advcore.unit_range import check_images
 
-_STAY = "an index has to mean one example: draw order, noise and subsets once, before the run, and leave them so"
+_STAY = "an index must always name the same example: draw order, noise and subsets once, before the run"
 _NOTHING = -1  # what a worker reads between two examples
-_UNREAD = torch.iinfo(torch.int64).min  # stands for a label that was not read yet, and is none itself
+_UNREAD = torch.iinfo(torch.int64).min  # marks a label that was not read yet; never a valid label
 _DYING = 2  # seconds that a worker takes to end once its files are closed
 
 
@@ -119,7 +119,7 @@ class Streamed(Source):
             i = int(changed.nonzero()[0])
             setting = f"the label of example {int(indices[i])}"
             raise DataError(
-                must(setting, f"the same at each reading, {int(before[i])} at first", int(labels[i]), _STAY)
+                must(setting, f"the same each time it is read, {int(before[i])} at first", int(labels[i]), _STAY)
             )
         self._first_labels[indices] = labels
 
@@ -142,7 +142,7 @@ class Streamed(Source):
 class _CheckedExamples(Dataset):
     """Examples of one shape with whole-number labels, or the DataError that names the index.
 
-    An error is handed over as a value, because a DataLoader worker wraps what is raised in a traceback of its own.
+    An error is handed over as a value, because a DataLoader worker wraps what is raised in its own traceback.
     What each worker reads is remembered, for the case that it dies of it.
     """
 
@@ -183,7 +183,7 @@ class _CheckedExamples(Dataset):
 
 
 def _await_dying(workers: Sequence[BaseProcess]) -> None:
-    """Wait for workers that have begun to end: their files close before their exit codes are known."""
+    """Wait for workers that are about to exit: their files close before their exit codes are known."""
     ended = wait([worker.sentinel for worker in workers], timeout=_DYING)
     for worker in workers:
         worker.join(_DYING if worker.sentinel in ended else 0)

@@ -68,7 +68,7 @@ def _list_entries(number: int, shard: Path, *, labelled: bool) -> Iterator[_Entr
         raise DataError(f"{shard} cannot be read: {describe_exception(error)}") from None
     for key, member in images.items():
         if labelled and key not in labels:
-            raise DataError(f"{shard} must hold a label {key}{_LABEL} beside {member.name}; or use labels: pseudo")
+            raise DataError(f"{shard} must hold a label {key}{_LABEL} next to {member.name}; or use labels: pseudo")
         yield _Entry(number, member.offset_data, member.size, labels.get(key, 0))
 
 

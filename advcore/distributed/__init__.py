@@ -1,4 +1,4 @@
-"""Several processes that do one run: who does what, and how they stay alike.
+"""Several processes that share one run: who does what, and how they stay in step.
 
 Work is cut where it would be cut for one process, into chunks that do not depend on how many processes there are, and
 each chunk is done as a whole by one of them. Where torch.distributed is not set up there is one process, and everything

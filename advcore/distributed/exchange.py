@@ -29,7 +29,7 @@ from advcore.types import Event
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
-LEAST = 2  # examples of a training batch that a process needs: BatchNorm cannot learn from one
+LEAST = 2  # examples of a training batch that a process needs: BatchNorm cannot train on one
 
 _HALF = 2**40
 
@@ -51,7 +51,7 @@ def is_everywhere(fact: bool) -> bool:
 
 
 def gather_events(events: Sequence[Event]) -> tuple[Event, ...]:
-    """Return the events of all processes, in their order; what several of them met stands there once."""
+    """Return the events of all processes, in their order; an event of several processes appears once."""
     parts = gather_values([vars(event) for event in events])
     return tuple(dict.fromkeys(map(Event.load, itertools.chain.from_iterable(parts))))
 

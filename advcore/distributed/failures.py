@@ -1,4 +1,4 @@
-"""Errors and stops that all processes agree on, so that none waits for one that has left."""
+"""Errors and stops that all processes agree on, so that none waits for a process that has ended."""
 
 import contextlib
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _agreed: list[BaseException] = []
 
 @contextlib.contextmanager
 def fail_together() -> Iterator[None]:
-    """Leave what is inside alike in all processes: an error, or a signal to stop, in one of them is raised in all.
+    """Leave the block in the same way in all processes: an error or stop signal in one is raised in all.
 
     Each process does what is inside alone; nothing inside may wait for another process.
     """
@@ -76,7 +76,7 @@ def _describe(error: BaseException) -> dict:
 
 
 def _rebuild(description: dict, process: int) -> BaseException:
-    """Build the error that a process described: of its own class if that is one of advcore's."""
+    """Build the error that a process described: in its own class if that is one of advcore's."""
     if "stopped" in description:
         return signals.Stopped(description["stopped"])
     kind = getattr(errors, description["kind"], None)

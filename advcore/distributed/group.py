@@ -14,7 +14,7 @@ def rank() -> int:
 
 
 def name_for_process(name: str) -> str:
-    """Return a name for random numbers that is another one in each process; in the first, the name as it is."""
+    """Return a name for random numbers that is different in each process; in the first, the name as it is."""
     return f"{name}, process {rank()}" if rank() else name
 
 

@@ -28,7 +28,7 @@ def name_launchers() -> list[str]:
     """Return names of the torchruns that started these processes, one per machine; empty without torchrun.
 
     A name stays when its torchrun starts the job again. torchrun's own count of starts would not do: it differs between
-    machines, and begins anew where a machine was replaced.
+    machines, and starts again where a machine was replaced.
     """
     name = None
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -102,7 +102,7 @@ def agree_on_start(store: dist.Store, rank: int, count: int, timeout: timedelta)
     deadline = time.monotonic() + timeout.total_seconds()
     while missing:
         if time.monotonic() > deadline:
-            raise AdvcoreError(f"processes {', '.join(map(str, sorted(missing)))} of {count} did not come")
+            raise AdvcoreError(f"processes {', '.join(map(str, sorted(missing)))} of {count} did not connect")
         for other in [other for other in missing if store.check([f"hello {other}"])]:
             store.set(f"answer {store.get(f'hello {other}').decode()}", name)
         missing = {other for other in missing if not store.check([f"{name} {other}"])}

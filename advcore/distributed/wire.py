@@ -19,14 +19,14 @@ Tree = TypeVar("Tree")  # nested dicts and lists of tensors and plain values
 
 @contextlib.contextmanager
 def name_lost_process() -> Iterator[None]:
-    """Raise an AdvcoreError of one line in place of what torch raises where another process is gone."""
+    """Raise an AdvcoreError of one line in place of torch's error where another process has ended."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
         if is_out_of_memory(error):
             raise
         message = (str(error).splitlines() or [type(error).__name__])[0]
-        raise AdvcoreError(f"another process of the run is gone: {message}") from None
+        raise AdvcoreError(f"another process of the run has ended: {message}") from None
 
 
 def carrier_of(tensor: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def decode_bytes(carrier: Tensor) -> bytes:
 
 
 def send_tree(tree: object, other: int) -> None:
-    """Send a tree to process `other`: the length of its description, the description, then each tensor by itself."""
+    """Send a tree to process `other`: the length of its description, the description, then each tensor separately."""
     tensors: dict[Tensor, int] = {}
     values = split_tree(tree, tensors)
     shapes = [[str(tensor.dtype)[6:], list(tensor.shape), tensor.is_cuda] for tensor in tensors]

@@ -1,1 +1,1 @@
-"""Clean and robust accuracy, with what made each number."""
+"""Clean and robust accuracy, with the settings behind each number."""

@@ -58,7 +58,7 @@ class AutoAttack:
     eps : radius of the ball, in [0, 1] pixel units.
     norm : "linf", "l2" or "l1".
     version : "standard", "plus" or "rand"; or one attack alone: "apgd-ce", "apgd-dlr", "square" (the black box).
-    examples : how many of the evaluated images it attacks, drawn stratified, and alike for all models; null for all.
+    examples : how many of the evaluated images it attacks, drawn stratified, and the same for all models; null for all.
         The record then also holds what all attacks leave right of the images that they share.
 
     For fewer than four classes "standard", "plus" and "rand" run the attacks that exist for that number: APGD-T needs
@@ -97,7 +97,7 @@ class AutoAttack:
     def find_classes_problem(self, classes: int) -> SettingProblem | None:
         """Return why this cannot run on a model with this number of classes; None if it can."""
         if classes < 2:
-            return must("version", "left out for a single class", self.version, "there is nothing to be mistaken for")
+            return must("version", "left out for a single class", self.version, "there is no other class to predict")
         needed = _FEWEST_CLASSES.get(self.version, 2)
         if classes >= needed:
             return None
@@ -124,12 +124,12 @@ class AutoAttack:
     def attack_by_part(
         self, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, stream: Stream
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Attack images as `attack` does, and tell what each part of the lineup leaves right.
+        """Attack images as `attack` does, and report what each part of the lineup leaves correct.
 
         Returns x_adv (B, C, H, W), and by the name of each part, in order, (B,) bool: which images are right after it
         and all parts before it. Each part attacks only these.
         Raises ConfigError if the settings do not fit the images or the classes, or no package can be imported;
-        DataError for images that are no floats in [0, 1]. Silences the package's logger.
+        DataError for images that are not floats in [0, 1]. Silences the package's logger.
         """
         check_attackable(x)
         _, channels, height, width = x.shape
@@ -147,10 +147,12 @@ class AutoAttack:
             version=self.version if self.version in _ENSEMBLES else "custom",
         )
         attack.verbose = False
-        logging.getLogger("auto-attack").setLevel(logging.ERROR)  # its checks are ours (`checks.py`), in the record
+        logging.getLogger("auto-attack").setLevel(
+            logging.ERROR
+        )  # advcore has such checks (`checks.py`), for the record
         parts = self.choose_lineup(classes).parts
         attack.attacks_to_run = list(parts)
-        for targeted in (attack.apgd_targeted, attack.fab):  # targets are the classes beside the label
+        for targeted in (attack.apgd_targeted, attack.fab):  # targets are the classes other than the label
             targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
         record = PartRecord(attack)
         with preserve_random_state(stream):

@@ -1,4 +1,4 @@
-"""Signs that a robust accuracy is untrustworthy, as flags for records and tables.
+"""Signs that a robust accuracy is unreliable, as flags for records and tables.
 
 After AutoAttack's checks (Croce and Hein 2020, appendix), Athalye et al. 2018, section 3.1, and Carlini et al. 2019.
 """
@@ -29,7 +29,7 @@ from advcore.types import Flag, Loss
 
 IMAGES = 128  # that the checks of a model look at
 FEW_IMAGES = 16  # that are looked at unasked
-_SAME = 1e-3  # relative to the size of the logits: a larger difference between equal inputs is no rounding
+_SAME = 1e-3  # relative to the size of the logits: a larger difference between equal inputs is not rounding
 _ROUNDED = 2.0**-8  # by how much probabilities in half precision may miss the sum of 1
 _FLAT = 0.1  # share of examples without a gradient above which it is masked
 _WALK = (0.0, 0.125, 0.25, 0.5, 1.0)  # in units of eps, for the walk along the first gradient
@@ -66,7 +66,7 @@ def flag_model(
     """Return the reasons why attacks on this model, in eval mode, may be misled.
 
     `forward` calls the model, on at most `batch_size` images at once; x (B, C, H, W) and y (B,) are a few images and
-    labels. Masking is looked for in the linf ball of radius `eps`; `robust` (B,) bool, if it is known, tells which of
+    labels. Masking is looked for in the linf ball of radius `eps`; `robust` (B,) bool, if it is known, says which of
     the images an attack of many steps leaves right there.
     Cost: 8 forward passes per image, and one more for each of 8 images alone; one backward pass. Where the logits
     spread little, 41 forward and 40 backward passes more.
@@ -93,12 +93,12 @@ def _look_at_predictions(model: nn.Module, forward: Callable[[Tensor], Tensor], 
     size = _measure_size(logits)
     after = copy_state(model)
     if calls or not all(is_same(name, before[name], after.get(name)) for name in before):
-        flags.append(Flag("dynamic", "the model computes gradients, or changes itself, while it predicts"))
+        flags.append(Flag("dynamic", "the model computes gradients or changes its state during prediction"))
     with torch.no_grad():
         if _differ(forward(x), logits, size):
-            flags.append(Flag("randomised", "the same images get other logits the second time"))
+            flags.append(Flag("randomised", "the same images get different logits in a second pass"))
         elif _differ(_call_in_pieces(forward, 1, x[:8]), logits[:8], size):
-            flags.append(Flag("batch-dependent", "an image gets other logits alone than in a batch"))
+            flags.append(Flag("batch-dependent", "an image gets different logits alone and in a batch"))
     if _are_probabilities(logits):
         flags.append(Flag("softmax", "the model returns probabilities, not logits; gradients vanish"))
     return logits, flags
@@ -109,7 +109,7 @@ def _call_in_pieces(forward: Callable[[Tensor], Tensor], size: int, x: Tensor) -
 
 
 def _measure_size(logits: Tensor) -> Tensor:
-    """Return the size beside which a difference of logits counts: their spread, whatever constant is added to them.
+    """Return the scale for differences of logits: their spread, whatever constant is added to them.
 
     It is at least so large that two units of rounding make no difference.
     """
@@ -138,12 +138,15 @@ def _flag_gradient(gradient: Tensor) -> list[Flag]:
 
 
 def _flag_walk(right: Tensor, robust: Tensor | None) -> list[Flag]:
-    """Return the flags of what `walk_along` saw, beside what an attack of many steps leaves right in the same ball."""
+    """Return the flags of what `walk_along` saw, compared with an attack of many steps in the same ball."""
     flags = []
     regained = _share_regained(right)
     if regained > _REGAINED:
         flags.append(
-            Flag("masked", f"{100 * regained:.0f} % of the images are lost, and right further along their gradient")
+            Flag(
+                "masked",
+                f"{100 * regained:.0f} % of the images are misclassified, but correct further along their gradient",
+            )
         )
     if robust is None:
         return flags
@@ -154,15 +157,15 @@ def _flag_walk(right: Tensor, robust: Tensor | None) -> list[Flag]:
         flags.append(
             Flag(
                 "masked",
-                f"a single step of eps along the gradient leaves {100 * single.accuracy:.0f} % right, and many steps "
-                f"leave {100 * many.accuracy:.0f} %",
+                f"after a single step of eps along the gradient {100 * single.accuracy:.0f} % are correct, after "
+                f"many steps {100 * many.accuracy:.0f} %",
             )
         )
     return flags
 
 
 def flag_underflow(model: nn.Module, x: Tensor, y: Tensor) -> list[Flag]:
-    """Return a flag if input gradients underflow, as those of a model that computes in float16 by itself may.
+    """Return a flag if input gradients underflow, as those of a model that itself computes in float16 may.
 
     model : borrowed. x (B, C, H, W), y (B,) : a few images and labels, with which the gradient is taken twice, of the
     loss and of a multiple that is far from underflow. An entry is lost if it is 0 in the first alone.
@@ -177,7 +180,7 @@ def flag_underflow(model: nn.Module, x: Tensor, y: Tensor) -> list[Flag]:
     share = float(lost.double().mean())
     if share <= _LOST:
         return []
-    text = f"{100 * share:.0f} % of the input gradient's entries are too small for the model's float16, and 0"
+    text = f"{100 * share:.0f} % of the input gradient's entries underflow to 0 in the model's float16"
     return [Flag("underflow", text)]
 
 
@@ -228,8 +231,9 @@ def _flag_scale(by_loss: Tensor, by_margin: Tensor) -> list[Flag]:
     return [
         Flag(
             "scale",
-            f"the logits spread too little for the cross-entropy: of {len(by_loss)} images the same attack on the "
-            f"margin fools {more} more, and {fewer} fewer; take the temperature out of the model, or use autoattack",
+            f"the spread of the logits is too small for the cross-entropy: of {len(by_loss)} images the same "
+            f"attack on the margin fools {more} more, and {fewer} fewer; take the temperature out of the model, or use "
+            "autoattack",
         )
     ]
 

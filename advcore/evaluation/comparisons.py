@@ -1,4 +1,4 @@
-"""Signs in the results of several attacks that their robust accuracies are untrustworthy, as flags.
+"""Signs in the results of several attacks that their robust accuracies are unreliable, as flags.
 
 After Athalye et al. 2018, section 3.1, and Carlini et al. 2019.
 """
@@ -39,23 +39,23 @@ def flag_weak_settings(entries: Sequence[dict]) -> list[Flag]:
     for entry in entries:
         if entry.get("steps") is not None and entry["steps"] < _STRONG:
             flags.append(
-                Flag("weak", f"{entry['name']} takes {format_count(entry['steps'], 'step')}, of at least {_STRONG}")
+                Flag("weak", f"{entry['name']} takes {format_count(entry['steps'], 'step')}, fewer than {_STRONG}")
             )
         if entry["norm"] in LP and entry.get("step_size") is not None:
             reach = entry["steps"] * entry["step_size"]
             if reach < 2 * entry["eps"] * (1 - 1e-6):
                 flags.append(
-                    Flag("weak", f"{entry['name']} reaches {reach / entry['eps']:.2g} eps, and the ball is 2 eps wide")
+                    Flag("weak", f"{entry['name']} reaches {reach / entry['eps']:.2g} eps, but the ball is 2 eps wide")
                 )
     return flags
 
 
 def flag_order(entries: Sequence[dict]) -> list[Flag]:
-    """Return a flag for each pair of results whose order gives masking away, beyond both intervals.
+    """Return a flag for each pair of results whose order reveals masking, beyond both intervals.
 
     Either an attack of the same kind, no weaker and in a larger ball, leaves more examples right; or, in the same ball,
     the black box leaves fewer right than a white box, or a weaker attack fewer than a stronger one. A stronger attack
-    that leaves fewer right flags the weaker one, whose number is no tight bound.
+    that leaves fewer right flags the weaker one, whose number is not a tight bound.
     """
     flags = []
     for entry, other in product(entries, repeat=2):
@@ -67,7 +67,7 @@ def flag_order(entries: Sequence[dict]) -> list[Flag]:
             flags.append(
                 Flag(
                     "masked",
-                    f"{entry['name']} leaves more right at eps {format_pixels(other['eps'])} than at "
+                    f"{entry['name']} leaves more images correct at eps {format_pixels(other['eps'])} than at "
                     f"{format_pixels(entry['eps'])}",
                 )
             )
@@ -83,8 +83,8 @@ def _flag_disagreement(entry: dict, other: dict) -> list[Flag]:
         return []
     numbers = ", ".join(f"{_name_with_steps(each)}: {each['accuracy']:.3f}" for each in (entry, other))
     if lead < 0:
-        return [Flag("masked", f"the weaker attack leaves fewer right in the same ball ({numbers})")]
-    return [Flag("weak", f"a stronger attack leaves far fewer right in the same ball ({numbers})")]
+        return [Flag("masked", f"the weaker attack leaves fewer images correct in the same ball ({numbers})")]
+    return [Flag("weak", f"a stronger attack leaves far fewer images correct in the same ball ({numbers})")]
 
 
 def _name_with_steps(entry: dict) -> str:
@@ -121,7 +121,7 @@ def flag_black_box(entries: Sequence[dict]) -> list[Flag]:
                     Flag(
                         "masked",
                         f"the black box {part} breaks {format_count(broken, 'image')} of the {left} that the white "
-                        f"boxes of {entry['name']} leave right",
+                        f"boxes of {entry['name']} leave correct",
                     )
                 )
     return flags

@@ -47,7 +47,7 @@ from advcore.types import Facts, find_name
 
 # What an evaluation may run.
 EVALUATED = ATTACKS | {"autoattack": AutoAttack}
-# What the field calls those that are no attacks, to their names here (`errors.suggest_nearest`).
+# What the field calls those that are not attacks, to their names here (`errors.suggest_nearest`).
 ALIASES = {
     "aa": "autoattack",
     "apgd": "autoattack with version: apgd-ce",
@@ -81,7 +81,7 @@ def evaluate(
     ----------
     model : borrowed; it is restored afterwards, and so is the global random state.
     dataset : map-style (x, y), x (C, H, W) in [0, 1] or uint8.
-    attacks : each is evaluated by itself, climbing the cross-entropy unless it asks for another loss; or `AutoAttack`.
+    attacks : each is evaluated separately, climbing the cross-entropy unless it asks for another loss; or `AutoAttack`.
     split : which split `dataset` is, for the record.
     indices : (n,) whole numbers, the examples to evaluate, or a mask (N,) of them; None for all.
     checks : look for signs that the numbers are untrustworthy (`checks.py`). Flagged in any case are gradients that are
@@ -119,7 +119,7 @@ def _refuse_unfit(attacks: Sequence[Attack | AutoAttack], batch_size: int) -> No
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """What is evaluated: attacks, each by itself, on some of a source's examples; and a watch for each attack.
+    """What is evaluated: attacks, each separately, on some of a source's examples; and a watch for each attack.
 
     seen : these examples, and which of them each attack sees.
     """
@@ -191,7 +191,7 @@ def _open_verdicts(sweep: Sweep, task: _Task, part_keys: Sequence[str], path: Pa
     saved = SavedVerdicts(path, keys, identity)
     saved.book_passes(sweep.ledger)
     if task.keep_examples and len(saved):
-        raise ConfigError("keep_examples needs all batches, and some are in the state file already; give a new one")
+        raise ConfigError("keep_examples needs all batches, but some are already in the state file; use a new one")
     return saved
 
 

@@ -1,4 +1,4 @@
-"""Look at a model that was evaluated, for what makes its robust accuracies untrustworthy."""
+"""Look for signs that the robust accuracies of an evaluated model are unreliable."""
 
 from collections.abc import Mapping, Sequence
 

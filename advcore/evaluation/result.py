@@ -12,7 +12,7 @@ from advcore.types import Facts
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The accuracies of a model, and what makes them untrustworthy.
+    """The accuracies of a model, and the flags that question them.
 
     clean : accuracy without attack.
     attacks : one entry per attack: how the number was obtained, then accuracy, n and interval.

@@ -31,7 +31,7 @@ def count_passes(ledger: CostLedger) -> Tensor:
 # passes : (3,) double, forward and backward passes, and operations, that it took.
 # verdicts : (B,) bool for each key: which examples are right at the clean image ("clean") and under each attack (its
 # position: "0", "1", ...).
-# examples : x_adv (B, C, H, W) for each attack by its position; empty where nobody asked for them.
+# examples : x_adv (B, C, H, W) for each attack by its position; empty where they were not asked for.
 PieceResult = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
 
 
@@ -100,15 +100,15 @@ class SavedVerdicts:
         try:
             arrays = load_npz(path)
         except CheckpointError as error:
-            raise CheckpointError(f"{error}; remove it, or give another file") from None
+            raise CheckpointError(f"{error}; remove it, or use another file") from None
         if str(arrays.get("identity")) != self._identity:
             raise CheckpointError(
-                f"{path} holds the verdicts of another evaluation (model, data, attacks or seed); give another file"
+                f"{path} holds the verdicts of another evaluation (model, data, attacks or seed); use another file"
             )
         keys = self.verdicts.keys()
         shapes = {arrays[key].shape for key in keys if key in arrays and arrays[key].dtype == bool}
         if not {*keys, "spent"} <= arrays.keys() or len(shapes) != 1 or arrays["spent"].shape not in ((2,), (3,)):
-            raise CheckpointError(f"{path} is damaged: it does not hold the verdicts that its name tells of")
+            raise CheckpointError(f"{path} is damaged: it does not hold the verdicts that its name promises")
         self.verdicts = {key: torch.from_numpy(arrays[key]) for key in keys}
         spent = torch.from_numpy(arrays["spent"])
         self.passes[: len(spent)] = spent  # older files do not count operations

@@ -1,7 +1,7 @@
 """Attacks that see only some of the evaluated images, and the accuracies of all attacks on the images that they share.
 
 AutoAttack takes thousands of passes per image, so it may be given fewer images than the other attacks
-(`AutoAttack.examples`). Its accuracy cannot be set beside theirs, on other images, but beside theirs on the same ones.
+(`AutoAttack.examples`). Its accuracy cannot be compared with theirs on other images, only with theirs on the same ones.
 """
 
 from collections.abc import Mapping, Sequence

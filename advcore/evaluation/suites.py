@@ -22,7 +22,7 @@ def find_unfit_problem(path: str, attack: Attack | AutoAttack) -> SettingProblem
     if hasattr(attack, "start"):
         return must(f"{path}.start", "uniform, gaussian or clean in an evaluation", attack.start)
     way_out = "this one is for training only"
-    return must(f"{path}.name", "an attack that starts anew", attack_name(attack), way_out)
+    return must(f"{path}.name", "an attack without memory of earlier epochs", attack_name(attack), way_out)
 
 
 def build_autoattack(attacks: Attacks) -> Attacks:

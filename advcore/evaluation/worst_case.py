@@ -2,7 +2,7 @@
 
 An example counts as robust only if it is right at the clean image and at every iterate of every restart. Where an
 attack leaves its ball on the way (`probes_outside`), only the point that it returns counts. Once an example is
-misclassified its loss is held at 0, so that it stands still: more steps of one size, and more restarts, never help the
+misclassified its loss is held at 0, so that it stays still: more steps of one size, and more restarts, never help the
 defence.
 """
 
@@ -92,7 +92,7 @@ def find_robust_by_part(
     correct: Tensor,
     stream: Stream,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Attack as `find_robust` does, and tell which examples stay right after each part of AutoAttack.
+    """Attack as `find_robust` does, and report which examples stay correct after each part of AutoAttack.
 
     Returns what `find_robust` does, and (B,) bool by the name of each part, in the order in which they run; empty for
     an attack without parts.

@@ -1,4 +1,4 @@
-"""Recommend a recipe for a wanted cost, from a table of what committed records show.
+"""Recommend a recipe for a given cost, from a table of committed results.
 
 The table, `recipes.json`, is written by benchmarks/pages/evidence_table.py: renewing it changes no code.
 """

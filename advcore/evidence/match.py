@@ -1,4 +1,4 @@
-"""Which study is nearest to a run file, and in what the two differ."""
+"""Finds the study nearest to a run file, and how the two differ."""
 
 import math
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def read_conditions(config: RunConfig) -> Conditions:
     Raises ConfigError for what no study is about: no attack in a ball, trained weights, a pool; DataError for data that
     are not there. Reads the data's sizes, and two images.
     """
-    way_out = "no evidence is about other runs: advcore check FILE --cost X lists settings of that cost, untested"
+    way_out = "there is no evidence for other runs: advcore check FILE --cost X lists settings of that cost, untested"
     attack = config.attack
     eps = getattr(attack, "eps", None)
     norm = getattr(attack, "norm", None)

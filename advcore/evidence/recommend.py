@@ -1,4 +1,4 @@
-"""From a run file and a wanted cost to the recipe that the evidence names, fitted to that cost."""
+"""Chooses the recipe with the best evidence for a run file and a cost, and fits it to that cost."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -64,7 +64,7 @@ class _Candidate:
 def recommend(values: Facts, wanted: float, studies: Sequence[Study]) -> Recommendation:
     """Return the best known recipe for a run file at the relative cost `wanted`, below 1.
 
-    values : of the run file, as plain values. It stands for full training: its selection and minibatch rule, if any,
+    values : of the run file, as plain values. It describes full training: its selection and minibatch rule, if any,
     are left out. Each recipe of the nearest study (`find_study`) is planned on the run file, with the file's reference,
     so that like is compared with like; the one nearest to the cost is then fitted to it, by epochs, or by its budget
     where it selects by cost.
@@ -155,7 +155,7 @@ def _choose(candidates: Sequence[_Candidate], wanted: float, study: Study) -> _C
     One that costs more, by a factor of `MOST_STRETCH` at most, is run for fewer epochs: the next cheaper one may be far
     less robust. Raises ConfigError where all cost more than that.
     """
-    require(check(candidates, "FILE", f"a file that the recipes of {study.suite} fit", "none that fits"))
+    require(check(candidates, "FILE", f"a file that fits the recipes of {study.suite}", "none that fits"))
     front = [entry for entry in candidates if not any(_is_behind(entry, other) for other in candidates)]
     least = min(entry.cost for entry in front) / MOST_STRETCH
     way_out = f"no cheaper recipe has evidence ({study.suite}); advcore check FILE --cost X lists settings, untested"
@@ -181,14 +181,14 @@ def _fit(chosen: _Candidate, wanted: float, extents: Extents) -> RunConfig:
     least = max(1, math.floor(measured / MOST_STRETCH))
     most = math.floor(measured * MOST_STRETCH)
     costs_at_most = _limit_epochs(config, wanted, extents)
-    way_out = "ask for more, or set more training.epochs"
+    way_out = "raise it, or increase training.epochs"
     rule = f"enough for {format_count(least, 'epoch')} of this recipe"
     require(check(costs_at_most(least), "--cost", rule, wanted, way_out))
     return set_epochs(config, find_largest(costs_at_most, least, most))
 
 
 def _limit_epochs(config: RunConfig, wanted: float, extents: Extents) -> Callable[[int], bool]:
-    """Return the test whether a run of so many epochs costs at most `wanted`."""
+    """Return the test whether a run of a number of epochs costs at most `wanted`."""
     return lambda epochs: plan_cost(set_epochs(config, epochs), extents) <= wanted
 
 

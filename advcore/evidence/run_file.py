@@ -31,7 +31,7 @@ def describe(recommendation: Recommendation) -> list[str]:
         *(_describe_beside(entry) for entry in recipe.beside),
         _describe_unit(study),
         _describe_extrapolation(recommendation),
-        "All other settings are the run file's own.",
+        "All other settings are those of the run file.",
     ]
 
 
@@ -55,7 +55,7 @@ def _describe_evidence(study: Study, recipe: Recipe) -> str:
 
 
 def _describe_beside(entry: Beside) -> str:
-    text = f"Beside {entry.method} (cost {entry.cost:.2f}, {entry.robust:.1f} %): {entry.difference:+.1f}"
+    text = f"Compared with {entry.method} (cost {entry.cost:.2f}, {entry.robust:.1f} %): {entry.difference:+.1f}"
     if entry.half_width is None:
         return f"{text} points, not tested."
     return f"{text} ± {entry.half_width:.1f} points, p = {entry.p}, corrected {entry.corrected}: {entry.verdict}."

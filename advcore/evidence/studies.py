@@ -13,7 +13,7 @@ TABLE = "recipes.json"
 
 @dataclass(frozen=True)
 class Beside:
-    """A recipe beside another method of its study, checkpoint last.
+    """A recipe compared with another method of its study, checkpoint last.
 
     method : the other one. cost, robust : its relative cost, and its robust accuracy in percent.
     difference, half_width : of the recipe less the other, in points, with half the 95 % interval of this one alone.

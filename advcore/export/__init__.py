@@ -1,1 +1,1 @@
-"""Writes what leaves a run: a model, coresets and pages for people without advcore."""
+"""Exports a run's model, coresets and pages for use without advcore."""

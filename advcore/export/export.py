@@ -83,14 +83,14 @@ def export(
 
 
 def _list_notes(record: RunRecord, kind: str, coresets: NamedCoresets) -> tuple[str, ...]:
-    unfinished = "the run is not finished: the card tells no accuracy on the test set"
-    no_coresets = "the run has no coresets: it selected none"
+    unfinished = "the run is not finished: the card reports no test accuracy"
+    no_coresets = "the run has no coresets: none were selected"
     notes = {unfinished: kind != "coresets" and not record.finished, no_coresets: kind == "all" and not coresets}
     no_metadata = 'README.md has no metadata for a model hub: that needs pip install "advcore[hf]"'
     notes[no_metadata] = kind != "coresets" and not can_write_metadata()
     for entry in record.plugins:
         name = Path(entry["path"]).name
-        notes[f"{name} is not exported: model.py asks for it where it defines the network"] = kind != "coresets"
+        notes[f"{name} is not exported: model.py needs it if it defines the network"] = kind != "coresets"
     return tuple(note for note, applies in notes.items() if applies)
 
 
@@ -188,7 +188,7 @@ def _compute_checks(
 ) -> dict[str, dict[str, Tensor]]:
     """Compute the logits that the loader compares with its own.
 
-    They are those of noise, which is nobody's data, and of `samples` stratified test images, or all if there are fewer.
+    They are those of noise, which is not private, and of `samples` stratified test images, or all if there are fewer.
     """
     with preserve_random_state(), borrow(net), torch.no_grad(), force_float32():
         noise = Stream(seed=0, purpose="export").at(torch.arange(_NUM_NOISE)).uniform((_NUM_NOISE, *shape))

@@ -1,4 +1,4 @@
-"""The folder of an export: whether it may be written, and how it comes to stand there completely or not at all."""
+"""The folder of an export: whether it may be written, and how it is written completely or not at all."""
 
 import contextlib
 import shutil
@@ -21,7 +21,7 @@ def check_free(out: Path, overwrite: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (overwrite and out.is_dir() and is_export(out)):
-        way_out = "it is no export, and is left as it is" if overwrite else "pass --overwrite, or another --out"
+        way_out = "it is not an export, and is left unchanged" if overwrite else "pass --overwrite, or another --out"
         raise ConfigError(must("--out", "a new or empty folder", str(out), way_out))
 
 
@@ -39,7 +39,7 @@ def is_export(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def replace_on_success(out: Path) -> Iterator[Path]:
-    """Give a folder that takes the place of `out` after the block, and is deleted if anything fails."""
+    """Yield a folder that replaces `out` after the block, and is deleted if anything fails."""
     with name_path_in_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))

@@ -70,7 +70,7 @@ if __name__ == "__main__":
 
 _FIND_NETWORK = '''
 def find_network():
-    """Return what builds the network, from {file}, which is not exported: it has to lie beside this file."""
+    """Return what builds the network, from {file}, which is not exported: it must lie next to this file."""
     import importlib.util
     import operator
     import sys

@@ -1,4 +1,4 @@
-"""Uploads an export to the Hugging Face hub, through its own client; the token is the client's affair."""
+"""Uploads an export to the Hugging Face Hub with the Hub's client, which handles the token."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ _KINDS = {".json", ".md", ".npz", ".parquet", ".py", ".safetensors"}
 
 
 def check_push(repo: str) -> None:
-    """Raise ConfigError unless `repo` is OWNER/REPO, the hub's package is there, and it has a token."""
+    """Raise ConfigError unless `repo` is OWNER/REPO, the hub's package is installed, and it has a token."""
     with require_package("huggingface_hub", "--push", "hf"):
         from huggingface_hub import get_token
         from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -30,11 +30,18 @@ def check_push(repo: str) -> None:
 def list_files(folder: Path) -> list[Path]:
     """Return what `push` uploads, relative to the folder of an export.
 
-    Raises ConfigError for a folder that is no export, or that holds what no export holds.
+    Raises ConfigError for a folder that is not an export, or that holds what no export holds.
     """
     files = sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
     others = [path for path in files if path.suffix not in _KINDS or path.is_symlink()]
-    require(check(is_export(folder) and not others, "--push", "of an export alone", str([folder, *others][-1])))
+    require(
+        check(
+            is_export(folder) and not others,
+            "--push",
+            "used on a folder that holds only an export",
+            str([folder, *others][-1]),
+        )
+    )
     return [path.relative_to(folder) for path in files]
 
 
@@ -42,7 +49,7 @@ def push(folder: Path, repo: str, *, private: bool = False) -> str:
     """Upload an export to the repository `repo`, OWNER/REPO, as one commit; return its address.
 
     A repository that is not there is made, for everybody to read unless `private`. Raises ConfigError for another
-    folder, and for one that is there and everybody can read where it is to be private; AdvcoreError where the hub
+    folder, and for a public one where it is to be private; AdvcoreError where the hub
     refuses or is not reached.
     """
     files = [path.as_posix() for path in list_files(folder)]
@@ -67,5 +74,5 @@ def _explain_failure(folder: Path, repo: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        way_out = f"the export is in {folder}: mend that, then hf upload {repo} {folder}"
+        way_out = f"the export is in {folder}: fix this, then hf upload {repo} {folder}"
         raise AdvcoreError(f"--push {repo}: nothing is uploaded ({describe_exception(error)}); {way_out}") from None

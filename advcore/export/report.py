@@ -1,7 +1,5 @@
 """Write the page of a run or of several: gather what the records do not hold, such as weights and images."""
 
-import base64
-import io
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +7,6 @@ from typing import cast
 from urllib.parse import quote
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from advcore.adversary import bind_attack, perturb
@@ -28,6 +25,7 @@ from advcore.errors import (
     refuse_as_setting,
     require,
 )
+from advcore.export.thumbnails import colour_change, encode_png
 from advcore.files import check_inside, has_pair, read_json, write_bytes
 from advcore.objectives.base import is_attacked
 from advcore.pixels import format_pixels
@@ -45,7 +43,6 @@ from advcore.runtime.precision import run_model
 from advcore.selection.result import Coreset
 from advcore.suite.layout import BASELINES_FILE
 
-THUMBNAIL = 64  # pixels of the longer side of an image on a page; larger images are reduced
 MOST_IMAGES = 64  # of each kind, on a page
 Galleries = tuple[list[tuple[str, list[parts.Example]]], list[parts.Note]]  # titles with images, and notes about them
 
@@ -53,7 +50,7 @@ Galleries = tuple[list[tuple[str, list[parts.Example]]], list[parts.Note]]  # ti
 def report(path: Path, out: Path | None = None, images: int = 8) -> Path:
     """Write the page of a run's folder, of a record, or of a folder of these; return the file that was written.
 
-    out : that file; by default report.html in the folder, or a file beside the record. images : how many images of the
+    out : that file; by default report.html in the folder, or a file next to the record. images : how many images of the
     highest and of the lowest weights are shown.
 
     Raises ConfigError where `path` is none of these, CheckpointError for a run's record that cannot be read.
@@ -132,7 +129,7 @@ def _load_coreset(folder: Path, epoch: object) -> Coreset:
         raise CheckpointError(f"the record names no epoch, but {epoch!r}")
     path = folder / "coresets" / f"epoch-{epoch:03d}.npz"
     if not has_pair(path):
-        raise CheckpointError("its file (coresets/epoch-NNN.npz) is not beside the record")
+        raise CheckpointError("its file (coresets/epoch-NNN.npz) is not next to the record")
     check_inside(path.with_suffix(".json"), folder)
     return Coreset.load(check_inside(path, folder))
 
@@ -173,7 +170,7 @@ def _fill_galleries(folder: Path, record: RunRecord, coreset: Coreset, images: i
 
 
 def _find_positions(data: Data, coreset: Coreset) -> dict[int, int]:
-    """Return where each index of the coreset stands in the training data. Raises DataError for other data."""
+    """Return the position of each index of the coreset in the training data. Raises DataError for other data."""
     train = data.train
     if isinstance(train, Pooled):
         coreset.check(len(train.pool), train.pool.fingerprint())
@@ -232,7 +229,7 @@ def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) ->
     if isinstance(prepared.data.train, Pooled):
         kind = "Images of the pool, those"
         place = "the pool"
-    text = f"{kind} of the selection at {coreset.epoch}, numbered as they stand in {place}"
+    text = f"{kind} of the selection at {coreset.epoch}, numbered by their position in {place}"
     if not is_attacked(prepared.config.objective):
         return [parts.Note(f"{text}; this objective is not attacked.")]
     facts = _choose_attack(prepared).describe()
@@ -243,9 +240,9 @@ def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) ->
     when = "" if epoch is None else f" after epoch {epoch + 1}"
     return [
         parts.Note(
-            f"{text}: as they are, attacked ({attack}), and the perturbation on grey, "
-            f"magnified. The attack is that of selections, on the model's last weights{when}, which are not those of "
-            "the time when it was selected."
+            f"{text}: clean, attacked ({attack}), and the amplified perturbation. Of grey images, orange pixels "
+            "become brighter and blue ones darker; of colour images, grey means unchanged. The attack is that of the "
+            f"selection, on the model's last weights{when}, not on those at the time of the selection."
         )
     ]
 
@@ -257,33 +254,14 @@ def _show_examples(prepared: Prepared, positions: Tensor, weights: Tensor) -> li
         classes_adv = run_model(prepared.model, x_adv).argmax(1).tolist()
     gallery = []
     for i, index in enumerate(prepared.data.part[positions].tolist()):
-        images = [(f"example {index}", encode_png(x[i]))]
-        prediction = f"predicted {classes[i]}"
+        images = [(f"clean, predicted {classes[i]}", encode_png(x[i]))]
         if x_adv is not x:
             change = x_adv[i] - x[i]
             factor = 0.5 / max(float(change.abs().max()), 1e-6)
             images += [
-                ("attacked", encode_png(x_adv[i])),
-                (f"perturbation, times {factor:.3g}", encode_png(0.5 + factor * change)),
+                (f"attacked, predicted {classes_adv[i]}", encode_png(x_adv[i])),
+                (f"perturbation ×\N{NO-BREAK SPACE}{factor:.3g}", encode_png(colour_change(factor * change))),
             ]
-            prediction += f", attacked {classes_adv[i]}; × {factor:.3g}"
-        lines = [f"weight {float(weights[i]):.4g}, class {int(y[i])}", f"example {index}", prediction]
+        lines = [f"Class {int(y[i])}, weight {float(weights[i]):.4g}", f"example {index}"]
         gallery.append(parts.Example(images, lines))
     return gallery
-
-
-def encode_png(x: Tensor) -> str:
-    """Return a data URI of an image (C, H, W) in [0, 1], C 1 or 3; its longer side is at most `THUMBNAIL` pixels."""
-    from PIL import Image
-
-    require(check(x.shape[0] in (1, 3), "images on a page", "of 1 or 3 channels", tuple(x.shape)))
-    x = x.detach().float().cpu().clamp(0, 1)
-    longer = max(x.shape[1:])
-    if longer > THUMBNAIL:
-        size = [max(1, round(side * THUMBNAIL / longer)) for side in x.shape[1:]]
-        x = F.interpolate(x[None], size=size, mode="area")[0]
-    pixels = (x * 255).round().to(torch.uint8).permute(1, 2, 0)
-    buffer = io.BytesIO()
-    image = Image.fromarray(pixels.squeeze(2).numpy())  # grey images have no axis of channels there
-    image.save(buffer, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""Writes what RobustBench asks for with a new model: the entry of its leaderboard, and the text of the issue.
+"""Writes the files that submit a model to RobustBench: the leaderboard entry, and the text of the issue.
 
 Nothing is claimed that was not measured as the leaderboard measures: by the standard version of AutoAttack, in the ball
 of the leaderboard, on all images of the test set itself, of a model whose forward pass does not change.
@@ -72,7 +72,7 @@ class Board:
         if data != self.dataset:
             yield f"evaluated on copies of {self.dataset} (data.name: {data}), not on the files that torchvision reads"
         if not config.get("evaluation", {}).get("checks", True):
-            yield "evaluated without the checks that see a random forward pass (evaluation.checks: false)"
+            yield "evaluated without the checks that detect a random forward pass (evaluation.checks: false)"
         yield from (f"flagged {flag}" for flag in results.get("flags", ()) if Flag.read(flag).kind in _BARRED)
 
     def list_overrides(self, data: JsonObject) -> list[str]:
@@ -140,7 +140,7 @@ class Submission:
         return entry
 
     def write_issue(self, repo: str | None = None) -> str:
-        """Return the text of the issue that asks for a new model, in the form of RobustBench's template."""
+        """Return the text of the issue that submits a model, in the form of RobustBench's template."""
         entry = self.describe()
         claim = {
             "Architecture": entry["architecture"],

@@ -2,7 +2,7 @@
 
 A file is written under a temporary name in its own folder, synced, and renamed, so it exists whole or not at all. Files
 with results carry a seal, a hash of all that they hold, which reading checks. Tensors are stored as safetensors and
-arrays as npz, each with a sealed JSON beside it that holds the other file's sha256.
+arrays as npz, each with a sealed JSON next to it that holds the other file's sha256.
 
 Writers raise OSError, whose `filename` is the path that was to be written. Readers raise CheckpointError.
 """

@@ -21,7 +21,7 @@ _ONE_PARSE = threading.Lock()
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
-    """Write `path` (.npz) and the JSON of `facts` beside it, both at once."""
+    """Write `path` (.npz) and the JSON of `facts` next to it, both at once."""
     write_pair(path, _format_npz(arrays), _SCHEMA, facts)
 
 
@@ -68,7 +68,7 @@ def _seal_archive(archive: bytes) -> bytes:
 def read_npz(source: Path | io.BytesIO, path: Path) -> dict[str, np.ndarray]:
     """Read all arrays of an npz file, which errors call `path`.
 
-    Raises UnsafeFileError for object arrays, CheckpointError for what is no npz file of arrays.
+    Raises UnsafeFileError for object arrays, CheckpointError for anything but an npz file of arrays.
     """
     try:
         with _ONE_PARSE, np.load(source, allow_pickle=False) as archive:

@@ -18,7 +18,7 @@ _NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS, errno.EACCES
 def write_bytes(path: Path, content: bytes, *, synced: bool = True) -> None:
     """Write `content` to `path`, whole or not at all.
 
-    synced : wait until the content is on the disk. False is for what can be made anew: it is faster, but a power cut
+    synced : wait until the content is on the disk. False is for what can be made again: it is faster, but a power cut
         may leave an empty file.
     """
     with name_path_in_errors(path):

@@ -35,7 +35,7 @@ def _find_target(entry: Path) -> str | None:
 def try_write(path: Path) -> None:
     """Meet every refusal that writing `path`, alone or as one of a pair, would meet, and leave no file behind.
 
-    Another file is written beside it in the same way, and removed. Raises OSError.
+    Another file is written next to it in the same way, and removed. Raises OSError.
     """
     trial = _locate_pending(path, "0" * 64)
     with name_path_in_errors(path):
@@ -44,7 +44,7 @@ def try_write(path: Path) -> None:
 
 
 def write_pair(path: Path, content: bytes, schema: str, facts: dict) -> None:
-    """Write `path` and the JSON of `facts` beside it, so that readers see both old or both new, whenever it is stopped.
+    """Write `path` and the JSON of `facts` next to it, so that readers see both old or both new, even if it is stopped.
 
     Facts that JSON cannot hold fail before either file is touched.
     """
@@ -103,7 +103,7 @@ def has_pair(path: Path) -> bool:
 
 
 def read_pair(path: Path, schema: str) -> tuple[bytes, dict]:
-    """Read a file and the facts beside it. Raises CheckpointError if they are missing, damaged, or do not match."""
+    """Read a file and the facts next to it. Raises CheckpointError if they are missing, damaged, or do not match."""
     for _ in range(_ATTEMPTS - 1):
         with contextlib.suppress(CheckpointError):
             return _read_pair_once(path, schema)

@@ -32,7 +32,7 @@ def parse_json(content: bytes, path: Path) -> object:
 
 
 def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"it holds {text}, which is no JSON")
+    raise ValueError(f"it holds {text}, which is not JSON")
 
 
 def write_sealed(path: Path, facts: dict, schema: str) -> None:

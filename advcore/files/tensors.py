@@ -16,11 +16,11 @@ from advcore.runtime.states import dump_value, is_plain
 _SCHEMA = "advcore-tensors-1"
 AVERAGED = "n_averaged"  # torch's AveragedModel adds this number of steps to the state of the model
 _EXTRA = "_extra_state"  # torch's name of what a module's `get_extra_state` returns
-_PACKED = "packed:"  # begins the name of a value that is no plain tensor
+_PACKED = "packed:"  # begins the name of a value that is not a plain tensor
 
 
 def save_tensors(path: Path, tensors: Mapping[str, object], facts: dict) -> None:
-    """Write `path` (.safetensors) and the JSON of `facts` beside it, both at once; values as `pack_values` says."""
+    """Write `path` (.safetensors) and the JSON of `facts` next to it, both at once; values as `pack_values` says."""
     write_pair(path, format_tensors(pack_values(tensors)), _SCHEMA, facts)
 
 
@@ -78,7 +78,7 @@ def parse_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
 
     try:
         return load(content)
-    except Exception as error:  # torch raises errors of its own for the shapes and types that a header claims
+    except Exception as error:  # torch raises its own errors for the shapes and types that a header claims
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
 
 
@@ -98,7 +98,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict.
 
     It may be a file of `save_tensors`, which is checked against its hash, any other safetensors file, or one saved by
-    torch, alone or as the only mapping of tensors beside other facts. Raises CheckpointError for anything else, and
+    torch, alone or as the only mapping of tensors among other facts. Raises CheckpointError for anything else, and
     UnsafeFileError for what would run code.
     """
     is_safetensors = path.suffix == ".safetensors"
@@ -114,7 +114,7 @@ def _parse_torch_file(content: bytes, path: Path) -> dict[str, Tensor]:
     entries = value.items() if isinstance(value, dict) else ()
     states = {name: state for name, state in (("", value), *entries) if _is_state(state)}
     if len(states) > 1:
-        raise CheckpointError(f"{path} holds several state dicts, {list(states)[:5]}; save the one that is meant alone")
+        raise CheckpointError(f"{path} holds several state dicts, {list(states)[:5]}; save only the intended one")
     if not states:
         raise CheckpointError(f"{path} is not a state dict: it must map names to tensors, and hold one such mapping")
     return next(iter(states.values()))

@@ -1,4 +1,4 @@
-"""Trees of tensors and values: sent to another process, or saved as a folder, as the state of a run is.
+"""Nested trees of tensors and values, to send to another process or to save as a folder.
 
 A tree is made of mappings, lists, tensors, numbers, text and None; keys are text. Its tensors are stored as
 safetensors, and the rest as JSON.
@@ -73,7 +73,7 @@ def unpack(content: bytes) -> object:
 def save_folder(path: Path, tree: dict, facts: dict) -> None:
     """Write a new folder `path`: the tensors of a tree, its other values, and a manifest.
 
-    The manifest is written last; it holds `facts`, and the sha256 and size of each file. All is written beside `path`,
+    The manifest is written last; it holds `facts`, and the sha256 and size of each file. All is written next to `path`,
     synced, and renamed, so that the folder exists whole or not at all. Raises OSError, which names `path`, where the
     system refuses, as for a folder that has files already; ValueError for NaN and infinity outside of tensors.
     """

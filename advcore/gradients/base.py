@@ -1,4 +1,4 @@
-"""The contract of the table of gradients: how rows are measured, and what that costs."""
+"""The interface of gradient rows: how they are measured, and what that costs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from advcore.work import Work
 
 @settings
 class MeasurementSettings:
-    """How rows are measured, beside the model and the data; a kind of row reads the settings that concern it.
+    """How rows are measured, besides the model and the data; a kind of row reads the settings that concern it.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class MeasurementSettings:
     kind : part of a last-layer gradient, "full", "weight" or "bias" (`FactoredRows`).
     head : name of the last linear layer; None finds it.
     attack_mode : "eval", or "train" as in some published codes (BatchNorm's statistics are restored all the same).
-    chunk_size : examples at once, whatever the rest of the system does.
+    chunk_size : examples at once, whatever the system's other batch sizes.
     folder : store factors in a temporary file there, not in memory; they read the same.
     on_chunk : called with the number of examples done and in all.
     """
@@ -109,7 +109,7 @@ class Gradient:
     about : what it is, in one line.
     measure : (model, source, settings) to the rows.
     plan : (objective, attack) to the passes per example that one measurement takes.
-    collect : what makes an object that collects scores over the epochs of a training run; None: rows are measured anew
+    collect : what makes an object that collects scores over the epochs of a training run; None: rows are remeasured
         at every selection.
     is_attacked : whether it looks at attacked images, and so takes an objective that is attacked.
     is_scalar : whether a row is one number, which takes next to no memory.

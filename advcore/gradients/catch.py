@@ -69,8 +69,8 @@ class Catch:
     count_bytes : how much is stored of an example.
     reads : the objective's forward pass that it looks at; None for all of them.
     at_start : whether it looks at the attack's first step, and at no forward pass.
-    read : (objective, rows that are measured anew by `measure_anew`) to what is stored of them; None where rows are
-        not measured anew.
+    read : (objective, rows that are remeasured by `measure_anew`) to what is stored of them; None where rows are
+        not remeasured.
     measure_anew : (model, source, settings) to these rows; None for the `measure` of the kind itself.
     """
 

@@ -55,7 +55,7 @@ def locate_head(model: nn.Module, source: Source, name: str | None) -> Head:
 @accept_arguments
 @record_gradients
 def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSettings) -> Measurement:
-    """Attack every example with the model as it stands, and measure its last-layer gradient there, as factors.
+    """Attack every example with the current model, and measure its last-layer gradient there, as factors.
 
     The model ends in a linear head, which is looked for unless `settings.head` names it. Examples are read in order,
     un-augmented. Several processes share the chunks; the first one has all rows, the others none.
@@ -156,7 +156,7 @@ class _FactorMeasure:
         return y, {name: (by_pass[name], features) for name, (_, features) in outputs.items()}
 
     def _run_passes(self, indices: Tensor, x: Tensor, y: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return logits and features of each forward pass of the objective; the clean one serves the attack too."""
+        """Return logits and features of each forward pass of the objective; the clean one is reused by the attack."""
         objective = self.settings.objective
         outputs = {}
         if "clean" in objective.passes:
@@ -177,7 +177,7 @@ def _append(store: FactorStore, factors: Factors) -> None:
 
 
 def plan_rows(objective: Objective, attack: Attack | None) -> Work:
-    """Count the attack's passes and one forward pass for each of the objective's; the clean one serves both."""
+    """Count the attack's passes and one forward pass for each of the objective's; the clean one is shared."""
     work = plan_attack(objective, attack, clean_known="clean" in objective.passes)
     return work + Work(forward=len(objective.passes))
 
@@ -206,7 +206,7 @@ def _build_rows(caught: CaughtColumns) -> FactoredRows:
 
 
 def _read_factors(objective: Objective, rows: Rows) -> dict[str, Tensor]:
-    """Return what is stored of rows that were measured anew."""
+    """Return what is stored of rows that were remeasured."""
     assert isinstance(rows, FactoredRows), "last-layer gradients are factors"
     pairs = zip(rows.residuals, rows.features, strict=True)
     return _name_columns(dict(zip(objective.passes, pairs, strict=True)))

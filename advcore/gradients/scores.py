@@ -121,7 +121,7 @@ def instability(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
 
     At attacked images of adversarial training (`adversarial_instability`) it is 1 minus the learning stability of Dong
     et al. 2021 (arXiv 2102.07437), a baseline of Mendonça et al. 2023. Differs: after each epoch every example is
-    attacked anew, in eval mode and un-augmented. At clean images it is a variant of ours.
+    attacked again, in eval mode and un-augmented. At clean images it is advcore's variant.
     """
     return 1 - correctness(z, y, rows)
 
@@ -227,8 +227,10 @@ def _define_score(
 SCORES: dict[str, Gradient] = {
     **_define_score("el2n", "norm of softmax - onehot, averaged over epochs", el2n),
     **_define_score("grand", "norm of the last layer's gradient, averaged over epochs", grand),
-    **_define_score("margin", "best other logit less the label's, averaged over epochs", closeness),
-    **_define_score("forgetting", "epochs in which a right example turns wrong", correctness, Forgetting),
+    **_define_score("margin", "largest other logit minus the label's, averaged over epochs", closeness),
+    **_define_score(
+        "forgetting", "epochs in which a correctly classified example becomes misclassified", correctness, Forgetting
+    ),
     **_define_score("instability", "share of epochs misclassified", instability),
     **_define(
         "centre_distance", "distance to the class's mean features", measure=centre_distances, catch=_catch_features

@@ -1,1 +1,1 @@
-"""Adapters to other people's training loops. Each file imports the package that it is named after; no other does."""
+"""Adapters to other training loops. Each file imports the package that it is named after; no other does."""

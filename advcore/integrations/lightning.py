@@ -128,8 +128,8 @@ class AdversarialCoresetCallback(Callback):
         if not isinstance(base, DataLoader) or base.batch_size is None:
             raise ConfigError(must("train_dataloader()", "a DataLoader with a batch_size", type(base).__name__))
         if not _draws_each_once(base):
-            name, way_out = type(base.sampler).__name__, "the coreset says what is drawn, and with which weight"
-            raise ConfigError(must("train_dataloader()", "without a sampler of its own", name, way_out))
+            name, way_out = type(base.sampler).__name__, "the coreset determines what is drawn, and with which weight"
+            raise ConfigError(must("train_dataloader()", "without its own sampler", name, way_out))
         self._loader_epoch = epoch
         names = ("batch_size", "num_workers", "pin_memory", "drop_last", "collate_fn", "worker_init_fn")
         settings = {name: getattr(base, name) for name in names}

@@ -1,4 +1,4 @@
-"""Which examples of a batch or an epoch are attacked, and which images are learned from."""
+"""Which examples of a batch or an epoch are attacked, and which images are trained on."""
 
 from advcore.minibatch.bullettrain import BulletTrain
 from advcore.minibatch.free import Free

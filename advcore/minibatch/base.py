@@ -1,4 +1,4 @@
-"""What a minibatch rule is: it says which examples of a batch are attacked, or which images are learned from."""
+"""The interface of a minibatch rule, which chooses the examples that are attacked or the images that are trained on."""
 
 import math
 from typing import ClassVar, NamedTuple, TypeGuard
@@ -62,7 +62,7 @@ class Seen(NamedTuple):
 class Picked(NamedTuple):
     """The examples that a rule picks of a batch.
 
-    positions : (k,) long, rising. weights : (k,) float; the mean of weight x loss over the picked examples stands for
+    positions : (k,) long, rising. weights : (k,) float; the mean of weight x loss over the picked examples represents
     the mean loss of the batch. entropy : of the draw's probabilities, over log B, in [0, 1].
     """
 
@@ -118,7 +118,7 @@ def draw_examples(preferences: Tensor, k: int, generator: Stream, how: str = "mu
 
 @settings
 class AttackSubset:
-    """Settings that are shared by rules that attack a part of each batch.
+    """Settings that are shared by rules that attack only part of each batch.
 
     The loss is the objective's on the picked examples, attacked, and on the `rest` if it is remembered, plus `clean`
     times the cross-entropy at all clean images of the batch.
@@ -132,8 +132,8 @@ class AttackSubset:
         "top" (the largest preferences).
     correction : "none": the mean over the picked, or over the batch as it is trained on. "inverse_probability": drawn
         with a uniform share of 0.1 and weighted so that its expectation is the mean over the batch, all attacked. With
-        rest: dropped, not beside normalise: batch, which undoes weights.
-    rest : "dropped": examples that are not picked are not learned from. "remembered": they are trained on where their
+        rest: dropped, not with normalise: batch, which undoes weights.
+    rest : "dropped": examples that are not picked are not trained on. "remembered": they are trained on where their
         last attack ended; needs attack.start: remembered. Examples of which nothing is remembered are always attacked,
         and rho is a share of the others (`training.reattack`).
 
@@ -161,12 +161,14 @@ class AttackSubset:
             check_one_of("correction", self.correction, ("none", "inverse_probability")),
             unless(
                 self.draw != "top" or self.correction != "inverse_probability",
-                must("correction", "none with draw: top", self.correction, "the largest are not drawn"),
+                must("correction", "none with draw: top", self.correction, "top picks the largest without drawing"),
             ),
             check_one_of("rest", self.rest, ("dropped", "remembered")),
             unless(
                 self.rest != "dropped" or self.reads != "last_visit",
-                must("rest", "remembered for a rule that reads the last visit", self.rest, "the dropped have none"),
+                must(
+                    "rest", "remembered for a rule that reads the last visit", self.rest, "dropped examples have none"
+                ),
             ),
             *self._check_more(),
         )
@@ -179,11 +181,11 @@ class AttackSubset:
         """Return what a plan says of the rule."""
         share = f"{100 * self.rho:g} % of each batch"
         if is_reattack(self):
-            return f"attacking {share} again, the rest as remembered"
+            return f"attacking {share} again and reusing the other perturbations"
         return f"attacking {share}"
 
     def needs_scores(self, epoch: int, size: int) -> bool:
-        """Return whether a batch of `size` has to be passed forward to pick from it."""
+        """Return whether picking from a batch of `size` needs a forward pass."""
         return self.reads != "last_visit" and self.needs_preferences(epoch, size)
 
     def needs_preferences(self, epoch: int, size: int) -> bool:
@@ -230,7 +232,7 @@ def is_reattack(rule: object) -> TypeGuard[AttackSubset]:
 
 @settings
 class UpdateSubset:
-    """Settings that are shared by rules that learn from a part of the 2 B images, clean and attacked, of each batch.
+    """Settings that are shared by rules that train on part of the 2 B images, clean and attacked, of each batch.
 
     Parameters
     ----------
@@ -267,7 +269,7 @@ class UpdateSubset:
 
     def describe(self) -> str:
         """Return what a plan says of the rule."""
-        return f"learning from {100 * self.p_up:g} % of each batch's clean and attacked images"
+        return f"training on {100 * self.p_up:g} % of each batch's clean and attacked images"
 
     def choose_share(self, epoch: int, accuracies: list[dict]) -> float:
         """Return the share that this epoch keeps, given the entries of the epochs before it, which hold accuracies."""
@@ -284,7 +286,7 @@ class UpdateSubset:
             number = 2 * len(generator.examples)
             positions = [-1, *kept.tolist(), number]
             is_right = kept.dtype == torch.long and len(kept) and positions == sorted({*positions})
-            rule = f"some of the positions 0 to {number - 1}, rising, as torch.int64"
+            rule = f"some of the positions 0 to {number - 1}, ascending, as torch.int64"
             require(unless(is_right, must(f"what {type(self).__name__} keeps", rule, shorten(str(positions[1:-1])))))
         return kept
 

@@ -1,4 +1,4 @@
-"""Attack by many steps only the examples that are predicted to lie near the decision boundary (BulletTrain)."""
+"""Attack only the examples near the predicted decision boundary with many steps (BulletTrain)."""
 
 from typing import ClassVar, NamedTuple
 
@@ -48,7 +48,7 @@ class BulletTrain(WholeBatch):
 
     A forward pass of the clean batch, in eval mode, gives the variances, which are negative for misclassified examples:
     outliers. Of the others, the share with the largest variances that the run's history lets expect to withstand the
-    attack is robust. The rest lies near the boundary, and takes the attack's own steps. All are learned from.
+    attack is robust. The rest lies near the boundary, and takes the attack's own steps. All are trained on.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class BulletTrain(WholeBatch):
     Reference: Hua et al. 2021 (arXiv 2109.14707), of which no code was released. The defaults are those of the version
     with which "Accelerating Adversarial Training on Under-Utilized GPU" (IJCAI 2025) compares. Differs: the robust
     accuracy of a batch is that of the update's own pass, in train mode, which costs nothing; robust examples are
-    counted, and not cut at an interpolated quantile; `most` and `smoothing` are ours.
+    counted, and not cut at an interpolated quantile; `most` and `smoothing` are advcore's.
     """
 
     robust_steps: int = setting(default=2, unit="steps")
@@ -90,7 +90,9 @@ class BulletTrain(WholeBatch):
         ]
 
     def describe(self) -> str:
-        return f"attacking robust examples by {self.robust_steps} and outliers by {self.outlier_steps} steps; at most"
+        return (
+            f"attacking robust examples with {self.robust_steps} and outliers with {self.outlier_steps} steps; at most"
+        )
 
     def update_average(self, average: float, accuracy: float) -> float:
         """Return the running average of robust accuracies after a batch of which a share `accuracy` withstood."""

@@ -1,4 +1,4 @@
-"""What rules share that train on a part of an epoch's examples."""
+"""What rules that train on part of an epoch's examples share."""
 
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ from advcore.types import check_losses, is_ours
 
 @settings
 class EpochSubset:
-    """Settings that are shared by rules that train on a part of an epoch's examples, in full batches.
+    """Settings that are shared by rules that train on part of an epoch's examples, in full batches.
 
     They choose before the epoch's batches are drawn, by the losses of the run's own training steps. The learning rate
     and a growing ball follow the epochs, however few steps an epoch has.
@@ -39,7 +39,7 @@ class EpochSubset:
 
     def describe(self) -> str:
         """Return what a plan says of the rule."""
-        return "training on a part of each epoch's examples; at most"
+        return "training on part of each epoch's examples; at most"
 
     def leaves_out(self, epoch: int, epochs: int) -> bool:
         """Return whether an epoch, counted from 0 of `epochs` that run, may leave examples out."""

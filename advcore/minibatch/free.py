@@ -16,14 +16,14 @@ class Free(WholeBatch):
     replays : m, updates of the weights per batch, at least 1.
     step : length of the images' step after each replay, in eps, in [0.001, 100].
 
-    An epoch is one pass over the data with m updates per batch, so a run that shall take as many updates as E ordinary
+    An epoch is one pass over the data with m updates per batch, so a run that is to take as many updates as E ordinary
     epochs has `epochs: E / m`, as in the paper. The perturbations carry on over the replays, and from each batch to the
     next by position in it. The attack gives the ball; its steps, step size and start are those of selections and of the
     attack that judges epochs. An image is attacked in train mode, whatever `attack_mode`: there is one pass for both.
 
     Cost of a batch of B: 2 m B passes, m forward and m backward ones that lead to the weights and the images.
     Reference: Shafahi et al. 2019, algorithm 1. Differs: a carried perturbation is projected onto the ball and [0, 1]
-    before it is used; an example of negative weight still moves to a larger loss of its own.
+    before it is used; an example of negative weight still moves to where its own loss is larger.
     """
 
     replays: int = setting(default=8, unit="replays")

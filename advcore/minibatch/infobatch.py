@@ -24,7 +24,7 @@ class InfoBatch(EpochSubset):
     Cost of an epoch: its full steps on the examples that stay. The share that is left out is r times the share of
     examples below the mean, so it is not known in advance; a plan counts all examples.
     Reference: Qin et al. 2024 (arXiv 2303.04947), section 3 and their code, github NUS-HPC-AI-Lab/InfoBatch. Differs:
-    losses are adversarial; each example draws by itself, as in the paper, where the code leaves out an exact number;
+    losses are adversarial; each example draws independently, as in the paper; the code leaves out an exact count;
     an example that was never trained stays, and does not enter the mean, where the code gives it the loss 3.
     """
 

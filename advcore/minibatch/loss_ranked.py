@@ -1,4 +1,4 @@
-"""Learn from the images with the largest losses, where clean and attacked images are ranked together."""
+"""Train on the images with the largest losses, where clean and attacked images are ranked together."""
 
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from advcore.settings import setting, settings
 
 @settings
 class LossRanked(UpdateSubset):
-    """Attack all B images, and learn from the share P of the 2 B images that has the largest losses.
+    """Attack all B images, and train on the share P of the 2 B images that has the largest losses.
 
     Parameters
     ----------
@@ -23,12 +23,12 @@ class LossRanked(UpdateSubset):
     p_min : the floor of an adaptive P, in (0, 1].
     accuracy : which validation accuracy an adaptive P follows: "clean" or "robust".
     warm_up : epochs in which all are kept, >= 0.
-    queue : collect kept images until there is a full batch, so that steps keep their size; the rest is learned from at
+    queue : collect kept images until there is a full batch, so that steps keep their size; the rest is trained on at
         the end of the epoch.
     probed : number of kept examples for which each epoch measures the smallest radius that flips the prediction; not in
         the cost.
     look : "train": one forward pass of all 2 B images in train mode ranks them, and the losses of those that are kept
-        are led back; "eval": a pass in eval mode ranks, and those that are kept are passed forward again, alone.
+        are led back; "eval": a pass in eval mode ranks, and those that are kept go through another forward pass.
 
     Cost of a batch: B attacks, 2 B forward passes, and for each image kept one backward pass, with look: eval a forward
     pass too. BatchNorm's statistics see all 2 B images once, with look: eval those that are kept.
@@ -55,7 +55,7 @@ class LossRanked(UpdateSubset):
             check_one_of("look", self.look, ("train", "eval")),
             unless(
                 self.look == "eval" or not self.queue,
-                must("look", "eval with queue: true", self.look, "what waited is passed forward when it is used"),
+                must("look", "eval with queue: true", self.look, "queued images are run forward again when used"),
             ),
         ]
 
@@ -71,7 +71,7 @@ class LossRanked(UpdateSubset):
     def describe(self) -> str:
         if not self.needs_validation:
             return super().describe()
-        return "learning from an adaptive share of each batch's clean and attacked images; at most"
+        return "training on an adaptive share of each batch's clean and attacked images; at most"
 
     def choose_share(self, epoch: int, accuracies: list[dict]) -> float:
         if epoch < self.warm_up:

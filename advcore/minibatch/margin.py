@@ -1,4 +1,4 @@
-"""Attack what lies near the decision boundary."""
+"""Attack the examples near the decision boundary."""
 
 from typing import ClassVar
 

@@ -21,7 +21,7 @@ class RandomSubset(AttackSubset):
 
 @settings
 class RandomMix(UpdateSubset):
-    """Learn from a random mix of clean and attacked images; only images that are kept are attacked.
+    """Train on a random mix of clean and attacked images; only images that are kept are attacked.
 
     Parameters
     ----------

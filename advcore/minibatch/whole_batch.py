@@ -1,4 +1,4 @@
-"""What a minibatch rule is that trains on every example of each batch, and says how the batch is attacked."""
+"""The interface of minibatch rules that train on every example of each batch and set how it is attacked."""
 
 from typing import ClassVar
 
@@ -8,10 +8,10 @@ from advcore.settings import settings
 
 @settings
 class WholeBatch:
-    """Settings that are shared by rules that attack whole batches in a way of their own.
+    """Settings that are shared by rules that attack whole batches in their own way.
 
     few_steps : whether some examples are attacked by few steps, so that an epoch needs a stronger attack to judge it.
-    norms : of the attacks that the rule serves.
+    norms : of the attacks that the rule works with.
     """
 
     few_steps: ClassVar[bool] = False

@@ -26,10 +26,11 @@ LIBRARIES = ("timm", "torchvision")
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Trained weights that are known by a name: where they lie, and the images that they were trained on.
+    """Pretrained weights with a name: where they are stored, and the images that they were trained on.
 
-    repository : on the Hugging Face hub; "" for a file at `url`. mean, std : numbers per channel that the images were
-    normalised by, and size : their side in pixels; none and 0 where nobody says so.
+    name : as `model.weights` gives it. repository : on the Hugging Face hub; "" for a file at `url`.
+    mean, std : numbers per channel that the images were normalised by, and size : their side in pixels; none and 0
+    where they are not known.
     """
 
     name: str
@@ -55,13 +56,13 @@ class ModelSettings:
         the library has for its network, or "hub:owner/repository" on the Hugging Face hub; None begins with random
         ones.
     download : fetch the weights of a library or the hub into its cache if they are not there.
-    new_head : begin with a random head beside those weights, which may be of another number of classes.
+    new_head : start from a random head with those weights, which may have another number of classes.
 
     parts : functions and classes that the network is made of; the last builds it. They use nothing but each other, what
         they import themselves, and torch, F, Tensor and nn as imported here: `advcore export` writes them down.
-    fixed_arguments : arguments of the last part that are no settings.
+    fixed_arguments : arguments of the last part that are not settings.
     needs : packages that the parts import.
-    family : name of a group of architectures that run alike, known to `advcore.runtime.cpu_defaults`; or None.
+    family : name of a group of architectures with common speed settings in `advcore.runtime.cpu_defaults`, or None.
     example : settings with which the contract tests build it, where the defaults do not do.
     library : of LIBRARIES, that whose weights the network can have; or None.
     """
@@ -104,7 +105,7 @@ class ModelSettings:
         if weights.startswith("hub:"):
             is_name = re.fullmatch(r"hub:[\w-][\w.-]*/[\w-][\w.-]*", weights, re.ASCII)
             return check(is_name, "weights", "hub:owner/repository", weights)
-        rule = f"true only beside weights of {', '.join(LIBRARIES)} or hub:owner/repository"
+        rule = f"true only with weights of {', '.join(LIBRARIES)} or hub:owner/repository"
         return check(not self.download, "download", rule, self.weights)
 
     def find_pretrained(self) -> Pretrained | None:
@@ -140,7 +141,7 @@ class ModelSettings:
         return {"num_classes": num_classes, "channels": shape[0], **self.fixed_arguments}
 
     def suggest_size(self, shape: tuple[int, int, int]) -> str:
-        """Return, as the end of a message, how a network of one image size takes images (C, H, W); "" for any other."""
+        """Return how a network of one image size takes images (C, H, W), as the end of a message; "" for any other."""
         return ""
 
     def build(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:

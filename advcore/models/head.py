@@ -1,4 +1,4 @@
-"""The head: a last linear layer, which is known by the gradient that its parameters get, and its features."""
+"""Finds the head, the last linear layer, by the gradient of its parameters, and reads its input features."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ _RULE = "must be a last torch.nn.Linear whose output is the logits (B, C)"
 
 
 class _Reason(NamedTuple):
-    """Why a layer is no head, and what to do about it."""
+    """Why a layer is not the head, and what to do about it."""
 
     got: str
     way_out: str
@@ -81,12 +81,12 @@ def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> Head:
     heads = [key for key, reason in reasons.items() if reason is None]
     if len(heads) > 1:
         got = f"several whose outputs are added: {', '.join(heads)}"
-        raise ConfigError(SettingProblem("head", _RULE, got, "use a single one, on all features at once"))
+        raise ConfigError(SettingProblem("head", _RULE, got, "use a single layer on all features"))
     if not heads:
         missing = _Reason("none with as many outputs as there are logits", "end the model in one")
         if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
             missing = _Reason(
-                "a script of torch.jit, whose layers cannot be told apart", "give the model before it was one"
+                "a torch.jit script, whose layers cannot be inspected", "pass the model before it was scripted"
             )
         reason = next(filter(None, reasons.values()), missing)
         way_out = f"{reason.way_out}; linear layers it has: {names}"
@@ -101,7 +101,7 @@ def _can_be_head(module: nn.Module) -> bool:
 
 
 def _judge_layers(model: nn.Module, x: Tensor, layers: dict[str, Head]) -> dict[str, _Reason | None]:
-    """Return why each layer with as many outputs as logits is no head, the last layer first; None for a head.
+    """Return why each layer with as many outputs as logits is not the head, the last layer first; None for a head.
 
     In a diverged model, whose logits are NaN, the last of them is taken.
     """
@@ -151,15 +151,15 @@ def _list_parameters(layer: Head) -> list[nn.Parameter]:
 
 
 def _find_reason(key: str, layer: Head, calls: _Calls, logits: Tensor) -> _Reason | None:
-    """Return why a layer is no head, or None: its parameters' gradient is the one that follows from its input."""
+    """Return why a layer is not the head, or None: its parameters' gradient is the one that follows from its input."""
     if calls.count > 1:
-        return _Reason(f"{key}, which is called {calls.count} times", "use a layer of its own for the logits")
+        return _Reason(f"{key}, which is called {calls.count} times", "use a separate layer for the logits")
     if calls.features.ndim != 2 or calls.outputs.numel() != logits.numel():
         return _Reason(f"{key}, which gives {tuple(calls.outputs.shape)}", "pool the features before the last layer")
     try:
         actual, expected = _differentiate(layer, calls.features, logits)
     except RuntimeError as error:
-        way_out = "let gradients reach it: no torch.no_grad() around it, and nothing it reads changed in place"
+        way_out = "let gradients reach it, without torch.no_grad() and without changing its inputs in place"
         return _Reason(f"{key}, at which autograd fails ({describe_exception(error).partition(': [')[0]})", way_out)
     largest = expected.abs().amax()
     precision = max(torch.finfo(calls.dtype).eps, measure_precision(logits))

@@ -11,7 +11,7 @@ from advcore.settings import settings
 
 
 def describe_size(option: str, side: int, usual: int) -> str:
-    """Return the end of a message: how a network of one size of images takes others, of so many pixels a side."""
+    """Return the end of a message: how a network of one image size takes images of another size, in pixels per side."""
     return f"; set model.options: {{{option}: {side}}}, or data.size: {usual} for a folder of images"
 
 

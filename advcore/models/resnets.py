@@ -1,4 +1,4 @@
-"""ResNets: torchvision's with the usual stem for 32 x 32 images, and PreActResNet and WideResNet, which it lacks."""
+"""ResNets: torchvision's with the usual stem for 32 x 32 images, PreActResNet and WideResNet."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -50,7 +50,7 @@ class _ResNet(ModelSettings):
         are_fitting = self.weights != "torchvision" or self.stem == "imagenet"
         require(
             check_one_of("stem", self.stem, ("cifar", "imagenet")),
-            check(are_fitting, "stem", "imagenet beside weights: torchvision", self.stem),
+            check(are_fitting, "stem", "imagenet with weights: torchvision", self.stem),
         )
 
     def list_arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
@@ -83,7 +83,7 @@ class ResNet50(_ResNet):
 
 
 class PreActBlock(nn.Module):
-    """BatchNorm, activation, convolution, twice, beside a shortcut (He et al. 2016b, fig. 1b)."""
+    """BatchNorm, activation, convolution, twice, with a shortcut connection (He et al. 2016b, fig. 1b)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, activation: str = "relu") -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Any architecture that timm knows, by name, and the weights that timm knows for it."""
+"""Any architecture that timm has, by name, with timm's weights for it."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar

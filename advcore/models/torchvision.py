@@ -1,4 +1,4 @@
-"""Any architecture for classification that torchvision knows, by name, and the weights that it has for it."""
+"""Any classification architecture that torchvision has, by name, with torchvision's weights for it."""
 
 import re
 from collections import OrderedDict
@@ -89,7 +89,7 @@ class Torchvision(LibraryModel):
         return find_weights(self.architecture)
 
     def fit_weights(self, state: Mapping[str, Tensor], shape: tuple[int, int, int]) -> dict[str, Tensor] | None:
-        """Return trained weights under the names of today, for images of this network's size and number of channels.
+        """Return trained weights under current names, for images of this network's size and number of channels.
 
         DenseNets had other names when theirs were saved; the embeddings of ViTs' positions are interpolated.
         """

@@ -1,4 +1,4 @@
-"""Give methods of your own a name in run files: `advcore.register.model("my_net")(Net)`, and alike for each kind.
+"""Register your own methods under names for run files, such as `advcore.register.model("my_net")(Net)`.
 
 A plug-in is a Python file that does so: its owner names it on the command line (`--plugin my_net.py`), or installs a
 package with an entry point of the group `advcore.plugins`. A run file never imports anything.
@@ -43,7 +43,7 @@ def model(name: str) -> Decorator:
     `model.normalize` says, to logits (B, num_classes). It takes `num_classes`, and may take `channels` and `shape`
     (C, H, W); its other parameters are settings in run files.
     Raises ConfigError for a name that is taken or holds other characters than letters, digits and "_.-", and for what
-    is no network; so do all functions of this module.
+    is not a network; so do all functions of this module.
     """
 
     _check_name("model", name, MODELS)
@@ -109,7 +109,7 @@ def transform(name: str) -> Decorator:
     """Return a decorator that registers an augmentation, which `data.augment` can name.
 
     It is a function of images (B, C, H, W) and a stream of random numbers, bound to the B examples, that returns images
-    of the same shape. Remembered perturbations refuse one that changes more than where pixels stand.
+    of the same shape. Remembered perturbations refuse one that changes more than where pixels are.
     """
 
     _check_name("transform", name, AUGMENTATIONS)

@@ -1,4 +1,4 @@
-"""Networks of other people's code as settings of a run file: each parameter of their constructor is a setting."""
+"""Networks of plug-ins as settings of a run file: each parameter of their constructor is a setting."""
 
 import dataclasses
 import inspect

@@ -1,6 +1,6 @@
 """Plug-ins: files that their owner names on the command line, and installed packages, which register methods.
 
-This is the only place where advcore runs code that it does not import by a name of its own. No run file leads here.
+This is the only place where advcore runs code that it does not import by a fixed name. No run file can trigger it.
 """
 
 import contextlib
@@ -110,7 +110,7 @@ def load_plugins(paths: Iterable[str | Path] = ()) -> None:
     """Load the plug-ins of installed packages, and then the files at `paths`; each once.
 
     The folder of a file is the last place where its imports are looked for while it is loaded.
-    Raises ConfigError for a path that is no Python file, PluginError for whatever a plug-in raises.
+    Raises ConfigError for a path that is not a Python file, PluginError for whatever a plug-in raises.
     """
     for point in importlib.metadata.entry_points(group="advcore.plugins"):
         if point.module not in {plugin.module.__name__ for plugin in LOADED}:
@@ -118,7 +118,7 @@ def load_plugins(paths: Iterable[str | Path] = ()) -> None:
     for path in map(Path, paths):
         if str(path.resolve()) not in {plugin.path for plugin in LOADED}:
             is_source = path.suffix == ".py" and path.is_file()
-            require(check(is_source, "--plugin", "a Python file (.py) that is there", str(path)))
+            require(check(is_source, "--plugin", "an existing Python file (.py)", str(path)))
             _load(f"--plugin {path}", partial(_import_file, path.resolve()), option=True)
 
 
@@ -129,7 +129,7 @@ def _load(label: str, run: Callable[[], ModuleType], *, option: bool) -> None:
     except ConfigError as error:
         raise ConfigError(*(problem.inside(f"{label}: ") for problem in error.problems)) from None
     except (Exception, SystemExit) as error:
-        raise PluginError(f"{label} raises {describe_exception(error)}; its own traceback stands above") from error
+        raise PluginError(f"{label} raised {describe_exception(error)}; its traceback is printed above") from error
     path = Path(module.__file__ or "")
     names = [f"{table}: {name}" for table, name in sorted(list_names() - before)]
     LOADED.append(Plugin(str(path), hashlib.sha256(read_bytes(path)).hexdigest(), tuple(names), module, option=option))
@@ -204,16 +204,24 @@ def check_plugins(recorded: Iterable[Mapping[str, object]], *, same_content: boo
         now.setdefault(Path(plugin.path).name, []).append(plugin.sha256)
     for entry in recorded:
         name = Path(str(entry["path"])).name
-        require(check(name in now, "--plugin", f"{name}, with which the run was made", ", ".join(now) or None))
+        require(check(name in now, "--plugin", f"{name}, which the run was started with", ", ".join(now) or None))
         if entry["sha256"] not in now[name]:
             hashes = f"sha256 {str(entry['sha256'])[:12]}, now {' and '.join(sha256[:12] for sha256 in now[name])}"
-            way_out = "use that file again, or begin anew with --overwrite"
-            require(check(not same_content, "--plugin", f"{name} as the run was made with it", hashes, way_out))
-            log.warning("%s has changed since the run was made with it: %s", name, hashes)
+            way_out = "use that file again, or start again with --overwrite"
+            require(
+                check(
+                    not same_content,
+                    "--plugin",
+                    f"{name} with the content that the run was started with",
+                    hashes,
+                    way_out,
+                )
+            )
+            log.warning("%s has changed since the run was started: %s", name, hashes)
 
 
 def warn_of_changes(recorded: Iterable[Mapping[str, object]]) -> None:
-    """Log a warning for each plug-in of records that is loaded, with another content; others are of no interest."""
+    """Log a warning for each loaded plug-in whose content differs from that in the records."""
     for entry in recorded:
         with contextlib.suppress(ConfigError):
             check_plugins([entry], same_content=False)

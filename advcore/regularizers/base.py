@@ -36,7 +36,7 @@ class Examples:
 
 
 class HasStart(Protocol):
-    """An attack with a single start, which it can tell before it is called."""
+    """An attack with a single start, which can be found before it is called."""
 
     def find_start(self, x: Tensor, generator: Stream) -> Tensor:
         """Return the points (B, C, H, W) at which a call takes its first gradient."""
@@ -48,7 +48,7 @@ class Regularizer(ABC):
 
     Parameters
     ----------
-    weight : of the penalty beside the objective's loss, above 0.
+    weight : of the penalty relative to the objective's loss, above 0.
 
     needs_starts : whether it reads where the attack started, which takes an attack with a single start.
     single_image : whether it takes the loss of an image, and so an objective that has one (`passes` of length 1).
@@ -72,10 +72,10 @@ class Regularizer(ABC):
 
     @abstractmethod
     def plan(self) -> Work:
-        """Count the passes per example beside the objective's own."""
+        """Count the passes per example in addition to the objective's own."""
 
     def find_problem(self, objective: Objective, attack: Attack | None) -> SettingProblem | None:
-        """Return why it cannot serve a run with this objective and attack, as a problem with `regularizer`, or None."""
+        """Return why it cannot be used with this objective and attack, as a problem with `regularizer`, or None."""
         name = type(objective).__name__.lower()
         if attack is None or not is_attacked(objective):
             return must("regularizer", "null for an objective that is not attacked", name)
@@ -83,8 +83,8 @@ class Regularizer(ABC):
             rule = "null for an objective that has no loss of a single image"
             return must("regularizer", rule, name, "use pgd, or prior_guided")
         if self.needs_starts and not (hasattr(attack, "find_start") and attack.restarts == 1):
-            rule = "null for an attack that has not a single start"
-            return must("regularizer", rule, type(attack).__name__, "use linf_pgd, l2_pgd or fgsm_mep, one restart")
+            rule = "null for an attack without a single start"
+            return must("regularizer", rule, type(attack).__name__, "use linf_pgd, l2_pgd or fgsm_mep with one restart")
         return None
 
 

@@ -23,7 +23,7 @@ class PriorGuided(Regularizer):
     weight : lambda of the paper, above 0; the authors' code has 10.
 
     Cost: one forward and one backward pass per example. Reference: Jia et al. 2022, section 3.3 (FGSM-PGI). Differs:
-    the mean over classes instead of the sum, as in the authors' code; a forward pass of its own at the start, which
+    the mean over classes instead of the sum, as in the authors' code; a separate forward pass at the start, which
     there is the attack's, since here attack and update may run in different modes.
     """
 

@@ -1,15 +1,27 @@
-"""Charts, each drawn for a page as wide as a telephone: curves, bars, histograms, class shares and intervals."""
+"""Charts: curves, bars, histograms, class shares and intervals, each drawn in the size that is asked for."""
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise, product
 
 from markupsafe import Markup
 
 from advcore.reporting import scales, svg
-from advcore.reporting.frame import HEIGHT, WIDTH, Frame, make_frame
+from advcore.reporting.frame import HALF, SMALL, Frame, make_frame
+from advcore.reporting.parts import Figure
+
+# Width and height of a chart, in pixels.
+Size = tuple[float, float]
+
+
+def make_figure(caption: str, draw: Callable[..., Markup], size: Size = HALF) -> Figure:
+    """Return a figure with a chart drawn in two sizes: for a telephone, and by default for half the width of a page.
+
+    draw : draws the chart, with its size as an argument `size`. size : of the larger one.
+    """
+    return Figure(caption, draw(size=SMALL), draw(size=size))
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,7 @@ def draw_curves(
     selections: Sequence[float] = (),
     best: svg.Point | None = None,
     chance: Sequence[tuple[float, str]] = (),
+    size: Size = SMALL,
 ) -> Markup:
     """Draw curves with their names at their right ends.
 
@@ -68,6 +81,7 @@ def draw_curves(
     frame = make_frame(
         axes.x_range or _range_of_x(points),
         scales.choose_range(heights, zero=axes.zero, top=axes.top, log=axes.log),
+        size=size,
         right=12 + max((svg.estimate_width(name) for _, name, _ in labels), default=0),
         log=axes.log,
     )
@@ -79,7 +93,7 @@ def draw_curves(
     parts += _draw_labels(frame, labels)
     if best is not None:
         parts.append(svg.mark(frame.to_pixels(*best), "ring", radius=5, title="best epoch"))
-    return svg.picture((WIDTH, HEIGHT), parts, alt)
+    return svg.picture(size, parts, alt)
 
 
 def _range_of_x(points: Sequence[svg.Point]) -> tuple[float, float]:
@@ -125,18 +139,22 @@ class Bar:
     css: str = "f1"
 
 
-def draw_bars(rows: Sequence[Bar], *, alt: str, limits: Sequence[tuple[float, str]] = ()) -> Markup:
-    """Draw horizontal bars that begin at 0. limits : dotted lines across all bars, each a value and its name."""
+def draw_bars(rows: Sequence[Bar], *, alt: str, limits: Sequence[tuple[float, str]] = (), size: Size = SMALL) -> Markup:
+    """Draw horizontal bars that begin at 0; their number decides the height.
+
+    limits : dotted lines across all bars, each a value and its name.
+    """
+    width = size[0]
     left = 8 + max(svg.estimate_width(row.name) for row in rows)
     right = 10 + max(svg.estimate_width(row.label) for row in rows)
     highest = max(chain((row.value for row in rows), (value for value, _ in limits)))
-    scale = scales.Scale(low=0.0, high=highest or 1.0, start=left, end=WIDTH - right)
+    scale = scales.Scale(low=0.0, high=highest or 1.0, start=left, end=width - right)
     top = svg.LINE + 6.0 if limits else 2.0
     step = 24.0
     height = top + step * len(rows) + 4
     parts: list[Markup] = []
     for value, name in limits:
-        middle = min(scale(value), WIDTH - svg.estimate_width(name) / 2)
+        middle = min(scale(value), width - svg.estimate_width(name) / 2)
         parts += [
             svg.line((scale(value), top - 3), (scale(value), height), "chance"),
             svg.text(middle, svg.SIZE, name, anchor="middle", css="tick"),
@@ -149,7 +167,7 @@ def draw_bars(rows: Sequence[Bar], *, alt: str, limits: Sequence[tuple[float, st
             svg.text(left - 6, baseline, row.name, anchor="end"),
             svg.text(scale(row.value) + 6, baseline, row.label),
         ]
-    return svg.picture((WIDTH, height), [*parts, svg.line((left, top), (left, height), "axis")], alt)
+    return svg.picture((width, height), [*parts, svg.line((left, top), (left, height), "axis")], alt)
 
 
 # A histogram has at most this many bins.
@@ -170,10 +188,10 @@ def bin_values(values: Sequence[float]) -> tuple[list[float], list[int]]:
     return [round(i * width, 12) for i in (*bins, bins.stop)], [counts[i] for i in bins]
 
 
-def draw_histogram(values: Sequence[float], *, x_title: str, y_title: str, alt: str) -> Markup:
+def draw_histogram(values: Sequence[float], *, x_title: str, y_title: str, alt: str, size: Size = SMALL) -> Markup:
     """Draw how many values lie in each bin, and a mark at their mean."""
     edges, counts = bin_values(values)
-    frame = make_frame((edges[0], edges[-1]), (0.0, max(counts) * 1.12), integers=False)
+    frame = make_frame((edges[0], edges[-1]), (0.0, max(counts) * 1.12), size=size, integers=False)
     parts = frame.draw(x_title, y_title)
     for (left, right), count in zip(pairwise(edges), counts, strict=True):
         box = (frame.x(left) + 0.5, frame.y(count), frame.x(right) - 0.5, frame.y(0))
@@ -181,17 +199,17 @@ def draw_histogram(values: Sequence[float], *, x_title: str, y_title: str, alt: 
             svg.rectangle(box, "f1", f"{scales.format_number(left)} to {scales.format_number(right)}: {count}")
         )
     parts += _draw_reference(frame, sum(values) / len(values), "chance", "mean")
-    return svg.picture((WIDTH, HEIGHT), parts, alt)
+    return svg.picture(size, parts, alt)
 
 
 def draw_class_shares(
-    names: Sequence[str], data: Sequence[float], coresets: Sequence[Sequence[float]], *, alt: str
+    names: Sequence[str], data: Sequence[float], coresets: Sequence[Sequence[float]], *, alt: str, size: Size = SMALL
 ) -> Markup:
     """Draw the share of each class, in percent: a bar for the data, and a line across it for each coreset.
 
     All coresets but the last have thin lines. data : may be empty.
     """
-    frame = make_frame((-0.5, len(names) - 0.5), (0.0, max(chain(data, *coresets)) * 1.12), right=4)
+    frame = make_frame((-0.5, len(names) - 0.5), (0.0, max(chain(data, *coresets)) * 1.12), size=size, right=4)
     parts = replace(frame, x_ticks=[]).draw("class", "share, %")
     slot = frame.x(1) - frame.x(0)
     # where not all names have room, only each n-th class is named
@@ -207,7 +225,7 @@ def draw_class_shares(
             parts.append(svg.line((x - 0.4 * slot, y), (x + 0.4 * slot, y), css))
         if i % every == 0:
             parts.append(svg.text(x, frame.y.start + 5 + svg.SIZE, name, anchor="middle", css="tick"))
-    return svg.picture((WIDTH, HEIGHT), parts, alt)
+    return svg.picture(size, parts, alt)
 
 
 @dataclass(frozen=True)
@@ -221,11 +239,12 @@ class Interval:
     colour: int
 
 
-def draw_intervals(rows: Sequence[Interval], *, x_title: str, alt: str) -> Markup:
+def draw_intervals(rows: Sequence[Interval], *, x_title: str, alt: str, size: Size = SMALL) -> Markup:
     """Draw each percentage as a mark on a line from end to end of its interval, with its name above it."""
+    width = size[0]
     low, high = scales.choose_range([row.low for row in rows] + [row.high for row in rows], top=100.0)
     low = max(0.0, low)
-    scale = scales.Scale(low=low, high=high, start=8, end=WIDTH - 12)
+    scale = scales.Scale(low=low, high=high, start=8, end=width - 12)
     ticks = scales.choose_ticks(low, high, 6)
     step = 36.0
     bottom = step * len(rows) + 4
@@ -240,11 +259,11 @@ def draw_intervals(rows: Sequence[Interval], *, x_title: str, alt: str) -> Marku
             svg.mark((scale(row.value), y), f"f{row.colour}", radius=4.5, shape=shape, title=title),
         ]
     parts += [
-        svg.line((0, bottom), (WIDTH, bottom), "axis"),
+        svg.line((0, bottom), (width, bottom), "axis"),
         *(
             svg.text(scale(value), bottom + 4 + svg.SIZE, scales.format_number(value), anchor="middle", css="tick")
             for value in ticks
         ),
-        svg.text(WIDTH, bottom + 5 + svg.SIZE + svg.LINE, x_title, anchor="end", css="title"),
+        svg.text(width, bottom + 5 + svg.SIZE + svg.LINE, x_title, anchor="end", css="title"),
     ]
-    return svg.picture((WIDTH, bottom + 40), parts, alt)
+    return svg.picture((width, bottom + 40), parts, alt)

@@ -10,9 +10,9 @@ from advcore.reporting.record import RunRecord
 
 # What tells machines apart: keys of a record's environment, and what is meant where one is missing.
 _MACHINE = {"device": None, "platform": None, "threads": 1, "processes": 1, "torch": None}
-# Seconds of equal work that differ by more than this factor were measured beside other work.
+# Seconds of equal work that differ by more than this factor were measured while the machine had other work.
 _STEADY = 1.5
-# Of shorter runs, the seconds vary by themselves.
+# The seconds of shorter runs vary too much to tell.
 _LONG_ENOUGH = 1.0
 
 

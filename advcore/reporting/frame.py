@@ -8,8 +8,10 @@ from markupsafe import Markup
 
 from advcore.reporting import scales, svg
 
-# The size of a chart, in pixels.
-WIDTH, HEIGHT = 340.0, 200.0
+# The size of a chart on a telephone, in pixels.
+WIDTH, HEIGHT = SMALL = (340.0, 200.0)
+# The size of a chart that takes half the width of a page.
+HALF = (540.0, 260.0)
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Frame:
         return self.x(x), self.y(y)
 
     def draw(self, x_title: str, y_title: str) -> list[Markup]:
-        """Return grid, ticks and titles; the title of y stands above the plot."""
+        """Return grid, ticks and titles; the title of y is above the plot."""
         left, right, bottom = self.x.start, self.x.end, self.y.start
         return [
             *(svg.line((left, self.y(value)), (right, self.y(value)), "grid") for value in self.y_ticks),
@@ -56,7 +58,7 @@ def make_frame(
     x_range: tuple[float, float],
     y_range: tuple[float, float],
     *,
-    size: tuple[float, float] = (WIDTH, HEIGHT),
+    size: tuple[float, float] = SMALL,
     right: float = 12,
     integers: bool = True,
     log_x: bool = False,

@@ -88,12 +88,16 @@ def classify_run(config: Mapping) -> str:
     return "random subset" if selection.get("solver", {}).get("name") == "random" else "chosen coreset"
 
 
-def draw_front(methods: Sequence[Method], title: str, size: tuple[float, float]) -> Markup:
+def draw_front(
+    methods: Sequence[Method], title: str, size: tuple[float, float], numbers: Sequence[int] | None = None
+) -> Markup:
     """Draw robust accuracy over relative cost.
 
-    Each method has its name beside its point where there is room, those on the front first; else its number, counted
-    from 1 in the order of `methods`. In a chart of at most 500 pixels in width, only those on the front have names.
-    title : of the axis of accuracies. size : width and height, in pixels.
+    Each method has its name next to its point where there is room, those on the front first; else its number. In
+    a chart of at most 500 pixels in width, only those on the front have names.
+
+    title : of the axis of accuracies. size : width and height, in pixels. numbers : of the methods; by default counted
+    from 1.
     """
     frame = _lay_out(methods, size)
     front = find_front(methods)
@@ -103,7 +107,8 @@ def draw_front(methods: Sequence[Method], title: str, size: tuple[float, float])
     labels = svg.Labels((frame.x.start + 1, frame.y.end - 4, size[0], frame.y.start - 2))
     labels.lines += [svg.box_along(start, end) for start, end in pairwise(steps)]
     parts += chain.from_iterable(_draw_method(frame, method, labels) for method in methods)
-    parts += _name_methods(frame, methods, labels, all_named=size[0] > 500)
+    numbered = zip(numbers or range(1, len(methods) + 1), methods, strict=True)
+    parts += _name_methods(frame, list(numbered), labels, all_named=size[0] > 500)
     alt = f"{title} over relative cost. On the Pareto front: {'; '.join(method.describe() for method in front)}."
     return svg.picture(size, [*parts, *_draw_legend(methods, size)], alt)
 
@@ -118,18 +123,20 @@ def _draw_method(frame: Frame, method: Method, labels: svg.Labels) -> list[Marku
         return [mark]
     ends = [frame.to_pixels(method.cost, method.accuracy + side * method.spread) for side in (-1, 1)]
     labels.taken += [(x - 2, min(y, centre[1]), x + 2, max(y, centre[1])) for x, y in ends]
-    return [svg.line(ends[0], ends[1], f"s{colour} thin"), mark]
+    return [svg.line(ends[0], ends[1], f"s{colour} spread"), mark]
 
 
-def _name_methods(frame: Frame, methods: Sequence[Method], labels: svg.Labels, *, all_named: bool) -> list[Markup]:
-    """Write the name or the number of each method beside its point, as far as there is room.
+def _name_methods(
+    frame: Frame, numbered: Sequence[tuple[int, Method]], labels: svg.Labels, *, all_named: bool
+) -> list[Markup]:
+    """Write the name or the number of each method next to its point, as far as there is room.
 
     Methods on the front come first, and the most robust ones before others.
     all_named : methods that are not on the front may have their name, too.
     """
-    front = find_front(methods)
+    front = find_front([method for _, method in numbered])
     parts = []
-    for number, method in sorted(enumerate(methods, 1), key=lambda pair: (pair[1] not in front, -pair[1].accuracy)):
+    for number, method in sorted(numbered, key=lambda pair: (pair[1] not in front, -pair[1].accuracy)):
         choices = [method.name, str(number)]
         if method not in front and not all_named:
             choices.remove(method.name)
@@ -146,7 +153,7 @@ def _lay_out(methods: Sequence[Method], size: tuple[float, float]) -> Frame:
     x_range = scales.choose_range(costs, log=log)
     width, height = size
     height -= svg.LINE * len(_arrange_legend(methods, width)) + 8
-    return make_frame(x_range, accuracies, size=(width, height), right=16, integers=False, log_x=log)
+    return make_frame(x_range, accuracies, size=(width, height), right=24, integers=False, log_x=log)
 
 
 def _trace_steps(places: Sequence[svg.Point], end: float) -> list[svg.Point]:

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from advcore.reporting import charts, scales
+from advcore.reporting.frame import HALF
 from advcore.reporting.headroom import describe_headroom, find_last_entry
 from advcore.reporting.parts import Figure, Figures, Note, Part, note_if
 from advcore.reporting.record import JsonObject, RunRecord
@@ -11,55 +13,79 @@ from advcore.reporting.svg import Point
 
 
 def build_learning(record: RunRecord) -> list[Part]:
-    """Return charts of the training loss, the validation accuracies, and what else was recorded in each epoch."""
+    """Return charts of the training loss, and of what else was recorded in each epoch.
+
+    Validation accuracies are drawn at the top of the page, by `draw_accuracies`.
+    """
     if not record.epochs:
         return [Note("No epoch is done yet.", "missing")]
-    selections = [selection["epoch"] for selection in record.selections]
-    axes = charts.Axes("epochs done", "", x_range=(0, max(1, record.epochs[-1]["epoch"] + 1)))
-    figures = [_draw_loss(record, axes, selections)]
+    figures = [_draw_loss(record)]
+    for (name, title), points in _read_more_curves(record).items():
+        ends = [scales.format_number(y) for _, y in (points[0], points[-1])]
+        alt = f"{title} over epochs, from {ends[0]} to {ends[1]}."
+        line = charts.Line("", points, 3)
+        figures.append(_draw_epochs(record, f"{title}.", [line], charts.Axes("epochs done", name), alt=alt))
+    unseen = not any(_list_probes(record))
+    return [
+        Figures(figures),
+        *note_if(find_last_entry(record), f"{describe_headroom(record)}."),
+        *note_if(unseen, "No validation accuracy was measured after the epochs.", "missing"),
+        *note_if(record.selections, f"{_SELECTIONS} The epochs after it train on the new coreset."),
+    ]
+
+
+# The size of the chart at the top of a page.
+_TALL = (540.0, 340.0)
+_SELECTIONS = "A triangle with a dashed line marks a selection."
+
+
+def draw_accuracies(record: RunRecord) -> Figure | None:
+    """Draw the clean and robust accuracy on validation examples over epochs; None where neither was measured."""
+    probes = _list_probes(record)
+    if not probes:
+        return None
+    best = next((point for point in read_accuracies(record) if point[0] - 1 == record.best_epoch), None)
+    caption = "Accuracy on validation examples over epochs."
+    if best is not None:
+        caption += " The ring is the best epoch."
+    if record.selections:
+        caption += f" {_SELECTIONS}"
+    alt = "; ".join(f"{line.name} accuracy ends at {line.points[-1][1]:.1f} %" for line in probes)
+    axes = charts.Axes("epochs done", "accuracy, %", top=100.0)
+    return _draw_epochs(record, caption, probes, axes, alt=alt, best=best, size=_TALL)
+
+
+def _list_probes(record: RunRecord) -> list[charts.Line]:
     lines = [
         charts.Line("clean", _read_points(record, "clean", 100), 2, dash=True),
         charts.Line("robust", _read_points(record, "robust", 100), 1),
     ]
-    probes = [line for line in lines if line.points]
-    if probes:
-        figures.append(_draw_probes(record, probes, axes, selections))
-    for (name, title), points in _read_more_curves(record).items():
-        alt = (
-            f"{title} over epochs, from {scales.format_number(points[0][1])} to {scales.format_number(points[-1][1])}."
-        )
-        curve = charts.draw_curves(
-            [charts.Line("", points, 3)], replace(axes, y_title=name), alt=alt, selections=selections
-        )
-        figures.append(Figure(f"{title}.", curve))
-    return [
-        Figures(figures),
-        *note_if(find_last_entry(record), f"{describe_headroom(record)}."),
-        *note_if(not probes, "No validation example was looked at after the epochs.", "missing"),
-        *note_if(
-            selections, "Triangles and dashed lines mark selections: from there, epochs train on the new coreset."
-        ),
-    ]
+    return [line for line in lines if line.points]
 
 
-def _draw_loss(record: RunRecord, axes: charts.Axes, selections: Sequence[float]) -> Figure:
+def _draw_loss(record: RunRecord) -> Figure:
     points = _read_points(record, "loss")
     alt = f"Training loss over epochs, from {points[0][1]:.3f} to {points[-1][1]:.3f}."
-    axes = replace(axes, y_title="loss", zero=True)
-    chart = charts.draw_curves([charts.Line("", points, 1)], axes, alt=alt, selections=selections)
-    return Figure("Training loss, on whatever the epoch trained on.", chart)
+    caption = "Training loss, on the examples that each epoch trained on."
+    axes = charts.Axes("epochs done", "loss", zero=True)
+    return _draw_epochs(record, caption, [charts.Line("", points, 1)], axes, alt=alt)
 
 
-def _draw_probes(
-    record: RunRecord, probes: Sequence[charts.Line], axes: charts.Axes, selections: Sequence[float]
+def _draw_epochs(
+    record: RunRecord,
+    caption: str,
+    lines: Sequence[charts.Line],
+    axes: charts.Axes,
+    *,
+    alt: str,
+    best: Point | None = None,
+    size: charts.Size = HALF,
 ) -> Figure:
-    best = next((point for point in read_accuracies(record) if point[0] - 1 == record.best_epoch), None)
-    caption = "Accuracy on validation examples; the ring is the best epoch."
-    if best is None:
-        caption = "Accuracy on validation examples."
-    alt = "; ".join(f"{line.name} accuracy ends at {line.points[-1][1]:.1f} %" for line in probes)
-    axes = replace(axes, y_title="accuracy, %", top=100.0)
-    return Figure(caption, charts.draw_curves(probes, axes, alt=alt, best=best, selections=selections))
+    """Draw curves over all epochs of a run, with its selections. size : of the larger chart."""
+    axes = replace(axes, x_range=(0, max(1, record.epochs[-1]["epoch"] + 1)))
+    selections = [selection["epoch"] for selection in record.selections]
+    draw = partial(charts.draw_curves, lines, axes, alt=alt, best=best, selections=selections)
+    return charts.make_figure(caption, draw, size)
 
 
 def _read_points(record: RunRecord, key: str, factor: float = 1.0) -> list[Point]:

@@ -1,8 +1,10 @@
 """The parts of a run's page about its results: accuracies and costs."""
 
+from functools import partial
+
 from advcore.pixels import format_pixels
 from advcore.reporting import charts, costs, tables
-from advcore.reporting.parts import Figure, Figures, Note, Part, Table, note_if
+from advcore.reporting.parts import Figure, Figures, Folded, Note, Part, Table, note_if
 from advcore.reporting.record import JsonObject, RunRecord
 
 _ACCURACY_COLUMNS = (
@@ -25,10 +27,11 @@ def build_accuracies(record: RunRecord) -> list[Part]:
             value, low, high = (100 * share for share in (entry["accuracy"], *entry["interval"]))
             intervals.append(charts.Interval(f"{which}, {name}", value, low, high, colour))
     alt = "; ".join(f"{interval.name} {interval.value:.1f} %" for interval in intervals)
-    chart = charts.draw_intervals(intervals, x_title="accuracy, %", alt=f"Accuracies with 95 % intervals: {alt}.")
+    alt = f"Accuracies with 95 % intervals: {alt}."
+    draw = partial(charts.draw_intervals, intervals, x_title="accuracy, %", alt=alt)
+    caption = f"Marks are accuracies on the test set, bars their 95 % intervals. {_describe_best(record, is_same)}"
     return [
-        Note(_describe_best(record, is_same)),
-        Figures([Figure("Dots are accuracies, bars their 95 % intervals.", chart)]),
+        Figures([charts.make_figure(caption, draw)]),
         Table("Accuracies on the test set, 95 % Wilson intervals", _ACCURACY_COLUMNS, rows, words=2),
         *_describe_checks(record),
     ]
@@ -46,15 +49,15 @@ def _describe_attack(entry: JsonObject) -> tuple[str, ...]:
 def _describe_best(record: RunRecord, is_same: bool) -> str:
     """Say which epoch is the best one. is_same : best and last have the same accuracies."""
     if record.best_epoch is None:
-        return "Without validation examples nothing picks a best epoch: best is last."
-    rest = ", which is the last." if is_same else "; the test set picks nothing."
-    return f"Validation examples picked epoch {record.best_epoch + 1} as best{rest}"
+        return "Without validation examples there is no best epoch: best is last."
+    rest = ", which is the last." if is_same else ". The test set picks nothing."
+    return f"Epoch {record.best_epoch + 1} is the best on validation examples{rest}"
 
 
 def _describe_checks(record: RunRecord) -> list[Part]:
     """Say whether the reliability of the numbers was checked. The flags themselves are at the top of the page."""
     if record.config.get("evaluation", {}).get("checks") is False:
-        return [Note("The checks of what makes robust numbers untrustworthy were switched off.", "flag")]
+        return [Note("The reliability checks were switched off.", "flag")]
     evaluations = record.final.values()
     if any(evaluation.get("flags") for evaluation in evaluations):
         return []
@@ -86,8 +89,8 @@ def build_costs(record: RunRecord) -> list[Part]:
     return [
         *note_if(not has_reference, "The record does not say what costs are relative to.", "missing"),
         Figures(figures),
-        _tabulate_spent(spent, unit),
         _describe_totals(record),
+        Folded("Passes and seconds by phase", [_tabulate_spent(spent, unit)]),
     ]
 
 
@@ -102,7 +105,7 @@ def _tabulate_spent(spent: JsonObject, unit: costs.Unit) -> Table:
         header.insert(3, "compute")
         for row, entry in zip(rows, spent.values(), strict=True):
             row.insert(3, costs.COMPUTE.format(entry["flops"]))
-    return Table("Passes (one is one example) and seconds by phase", header, rows)
+    return Table("Passes (of one example each) and seconds by phase", header, rows)
 
 
 def _draw_costs(record: RunRecord, spent: JsonObject, unit: costs.Unit) -> Figure:
@@ -112,9 +115,9 @@ def _draw_costs(record: RunRecord, spent: JsonObject, unit: costs.Unit) -> Figur
     rows = [charts.Bar(phase, cost, f"{cost:.3f}") for phase, cost in shares.items() if cost > 0]
     total = unit.compare(record)
     rows.append(charts.Bar("all", total, f"{total:.3f}", css="f0"))
-    caption = f"Where the {unit.title} goes: {unit.name}, over that of full training. Evaluation is not in it."
+    caption = f"Relative cost by phase: {unit.name}, relative to full training. Evaluation is not included."
     alt = f"{unit.title.capitalize()} by phase: {_list_bars(rows)}"
-    return Figure(caption, charts.draw_bars(rows, alt=alt, limits=[(1.0, "full training")]))
+    return charts.make_figure(caption, partial(charts.draw_bars, rows, alt=alt, limits=[(1.0, "full training")]))
 
 
 def _draw_seconds(record: RunRecord, seconds: dict[str, float]) -> Figure:
@@ -123,9 +126,8 @@ def _draw_seconds(record: RunRecord, seconds: dict[str, float]) -> Figure:
         charts.Bar(phase, value, f"{value:,.1f} s", css=colours.get(phase, "f1")) for phase, value in seconds.items()
     ]
     device = record.environment.get("device", "a device that the record does not name")
-    return Figure(
-        f"Seconds by phase, on {device}.", charts.draw_bars(rows, alt=f"Seconds by phase: {_list_bars(rows)}")
-    )
+    draw = partial(charts.draw_bars, rows, alt=f"Seconds by phase: {_list_bars(rows)}")
+    return charts.make_figure(f"Seconds by phase, on {device}.", draw)
 
 
 def _list_bars(rows: list[charts.Bar]) -> str:
@@ -133,9 +135,9 @@ def _list_bars(rows: list[charts.Bar]) -> str:
 
 
 def _describe_totals(record: RunRecord) -> Note:
-    text = f"The run took {record.seconds:,.0f} s in all"
+    text = f"The run took {record.seconds:,.0f} s in total"
     if record.peak_memory:
-        text += f", and {record.peak_memory / 1e6:,.0f} MB of memory at its height"
+        text += f", and at most {record.peak_memory / 1e6:,.0f} MB of memory"
     counts = [
         unit.format(record.reference[unit.of_reference])
         for unit in costs.list_units(record)
@@ -143,5 +145,5 @@ def _describe_totals(record: RunRecord) -> Note:
     ]
     if counts:
         full_training = f"{tables.describe_reference(record.reference)}, {', '.join(counts)}"
-        text = f"Full training, cost 1: {full_training}. {text}"
+        text = f"Full training costs 1: {full_training}. {text}"
     return Note(f"{text}.")

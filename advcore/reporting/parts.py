@@ -1,4 +1,4 @@
-"""What a page consists of: sections, and in them notes, tables, charts, images and folded texts.
+"""What a page consists of: a summary, then sections with notes, tables, charts, images and folded parts.
 
 The template holds a macro for each, under the name of its class.
 """
@@ -13,7 +13,8 @@ from markupsafe import Markup
 class Note:
     """A line of text.
 
-    kind : "plain", "warning", "flag" (a reason not to trust the numbers), or "missing" (the record lacks something).
+    kind : "plain", "good" (a check that passed), "warning", "flag" (a reason not to trust the numbers), or "missing"
+        (the record lacks something).
     """
 
     text: str
@@ -54,16 +55,21 @@ def table_or_note(table: Table, text: str) -> Table | Note:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart and its caption. `wide` is the same chart drawn for a wide page."""
+    """A chart and its caption.
+
+    picture : the chart, drawn for a telephone. wide : the same chart drawn for a wider screen, if it has one.
+    broad : the chart takes the whole width of the page.
+    """
 
     caption: str
     picture: Markup
     wide: Markup | None = None
+    broad: bool = False
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures beside each other where the page is wide enough; more of them in a line where they are `small`."""
+    """Figures next to each other where the page is wide enough; more of them in a line where they are `small`."""
 
     figures: Sequence[Figure]
     small: bool = False
@@ -71,18 +77,39 @@ class Figures:
 
 @dataclass(frozen=True)
 class Example:
-    """An example: its images, each an alternative text and a data URI, and lines of text below them."""
+    """An example: its images, each a caption and a data URI, and lines of text, of which the first is its heading."""
 
     images: Sequence[tuple[str, str]]
     lines: Sequence[str]
 
 
+# Examples of a gallery that are visible before it is opened.
+VISIBLE = 3
+
+
 @dataclass(frozen=True)
 class Gallery:
-    """Examples under a common title."""
+    """Examples under a common title, of which the first are visible and the others folded."""
 
     title: str
     examples: Sequence[Example]
+
+    @property
+    def first(self) -> Sequence[Example]:
+        """The examples that are visible."""
+        return self.examples[:VISIBLE]
+
+    @property
+    def rest(self) -> Sequence[Example]:
+        """The examples that are folded."""
+        return self.examples[VISIBLE:]
+
+
+@dataclass(frozen=True)
+class Galleries:
+    """Galleries next to each other where the page is wide enough."""
+
+    galleries: Sequence[Gallery]
 
 
 @dataclass(frozen=True)
@@ -93,7 +120,15 @@ class Listing:
     text: str
 
 
-Part = Note | Table | Figures | Gallery | Listing
+@dataclass(frozen=True)
+class Folded:
+    """Tables and notes of which only the summary is visible until they are opened."""
+
+    summary: str
+    parts: Sequence[Note | Table]
+
+
+Part = Note | Table | Figures | Galleries | Listing | Folded
 
 
 @dataclass(frozen=True)
@@ -106,16 +141,33 @@ class Section:
 
 
 @dataclass(frozen=True)
+class KeyNumber:
+    """A number at the top of a page: its name, its value, a remark below it, and a drawing of it, if there is one."""
+
+    name: str
+    value: str
+    remark: str
+    meter: Markup | None = None
+
+
+@dataclass(frozen=True)
 class Page:
     """A page, ready to be rendered.
 
-    key : the most important numbers, each as (name, value, remark).
+    subtitle : what the page is of, in a line below the title.
     notes : what must be read before any number.
+    summary : sentences that can be read out.
+    cautions : what to bear in mind when the summary is used.
+    picture : the most telling chart, drawn next to the summary.
+    key : the most important numbers.
     """
 
     title: str
     subtitle: str
-    key: Sequence[tuple[str, str, str]] = ()
     notes: Sequence[Note] = ()
+    summary: Sequence[str] = ()
+    cautions: Sequence[Note] = ()
+    picture: Figure | None = None
+    key: Sequence[KeyNumber] = ()
     sections: Sequence[Section] = field(default_factory=list)
     footer: str = ""

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from advcore.reporting import costs, learning_parts, outcome_parts, selection_parts, settings_parts, tables
+from advcore.reporting import learning_parts, outcome_parts, selection_parts, settings_parts, summary, tables, titles
 from advcore.reporting.lenient import build_or_note, read_or
 from advcore.reporting.parts import (
     Example,
+    Galleries,
     Gallery,
     Note,
     Page,
@@ -17,10 +18,7 @@ from advcore.reporting.parts import (
     note_if,
     table_or_note,
 )
-from advcore.reporting.record import JsonObject, RunRecord
-
-# A number at the top of the page: its name, the number, and a remark.
-KeyNumber = tuple[str, str, str]
+from advcore.reporting.record import RunRecord
 
 
 @dataclass(frozen=True)
@@ -41,84 +39,55 @@ class RunFiles:
 
 def build_run_page(record: RunRecord, beside: RunFiles) -> Page:
     """Return the page of a run. All its numbers come from the record, but for weights and images."""
+    share = read_or(None, selection_parts.find_coreset_share, record)
     return Page(
-        title=f"{record.name}, seed {record.config.get('seed', '?')}",
-        subtitle=record.plan or "The record holds no plan.",
-        key=read_or([], _choose_key_numbers, record),
+        title=read_or(titles.write_title(record.name), titles.name_run, record, share),
+        subtitle=f"Run {record.name}, seed {record.config.get('seed', '?')}. "
+        f"Plan: {record.plan or 'not in the record'}.",
         notes=[
             *note_if(
                 not record.finished,
                 f"This run is not finished. Epochs done: {len(record.epochs)}; costs are those so far.",
+                "warning",
             ),
             *build_or_note(_note_flags, record),
         ],
-        sections=[
-            Section("Accuracy", "accuracy", build_or_note(outcome_parts.build_accuracies, record)),
-            Section("Cost", "cost", build_or_note(outcome_parts.build_costs, record)),
-            Section("Learning curves", "learning", build_or_note(learning_parts.build_learning, record)),
-            Section("Selections", "selections", build_or_note(selection_parts.build_selections, record)),
-            Section(
-                "Weights",
-                "weights",
-                build_or_note(selection_parts.build_weights, record, beside.weights, beside.no_weights),
-            ),
-            Section("Classes", "classes", build_or_note(selection_parts.build_classes, record)),
-            Section("Images", "images", build_or_note(_build_images, beside)),
-            Section("Events", "events", build_or_note(_build_events, record)),
-            Section("Settings", "settings", build_or_note(settings_parts.build_settings, record)),
-        ],
+        summary=summary.write_sentences(record),
+        cautions=summary.list_cautions(record),
+        picture=read_or(None, learning_parts.draw_accuracies, record),
+        key=read_or([], summary.choose_key_numbers, record),
+        sections=_build_sections(record, beside),
         footer=f"Made by advcore report from a record of advcore {record.environment.get('advcore', '?')}.",
     )
+
+
+def _build_sections(record: RunRecord, beside: RunFiles) -> list[Section]:
+    """Return the sections, of which each says so where the record does not hold what it shows."""
+    weights = build_or_note(selection_parts.build_weights, record, beside.weights, beside.no_weights)
+    return [
+        Section("Accuracy", "accuracy", build_or_note(outcome_parts.build_accuracies, record)),
+        Section("Images", "images", build_or_note(_build_images, beside)),
+        Section("Cost", "cost", build_or_note(outcome_parts.build_costs, record)),
+        Section("Learning curves", "learning", build_or_note(learning_parts.build_learning, record)),
+        Section("Selections", "selections", build_or_note(selection_parts.build_selections, record)),
+        Section("Weights", "weights", weights),
+        Section("Classes", "classes", build_or_note(selection_parts.build_classes, record)),
+        Section("Events", "events", build_or_note(_build_events, record)),
+        Section("Settings", "settings", build_or_note(settings_parts.build_settings, record)),
+    ]
 
 
 def _note_flags(record: RunRecord) -> list[Note]:
     return [Note(flag, "flag") for flag in tables.list_run_flags(record)]
 
 
-# ---- the most important numbers ----
-
-
-def _choose_key_numbers(record: RunRecord) -> list[KeyNumber]:
-    numbers: list[KeyNumber] = []
-    if "last" in record.final:
-        numbers += _list_final_accuracies(record.final["last"])
-    elif record.epochs:
-        numbers += _list_probe_accuracies(record.epochs[-1])
-    remark = "full training is 1" if record.finished else "so far; full training is 1"
-    for unit in costs.list_units(record):
-        numbers.append((unit.title, f"{unit.compare(record):.3f}", remark))
-    selections = [selection for selection in record.selections if selection.get("gradient_error") is not None]
-    if selections:
-        last = selections[-1]
-        remark = f"random {last['gradient_error_random']:.3f}, selection at {last['epoch']}"
-        numbers.append(("gradient error", f"{last['gradient_error']:.3f}", remark))
-    return numbers
-
-
-def _list_final_accuracies(evaluation: JsonObject) -> list[KeyNumber]:
-    """Return robust accuracy, under all attacks together where there are several, and clean accuracy."""
-    entries = [(f"robust, {tables.name_attack(attack)}", attack) for attack in evaluation["attacks"][:1]]
-    if worst := tables.find_worst_case(evaluation):
-        entries = [(f"robust, all {len(evaluation['attacks'])} attacks", worst)]
-    return [
-        (name, f"{tables.format_percent(entry['accuracy'])} %", f"{tables.format_interval(entry)}, n = {entry['n']:,}")
-        for name, entry in (*entries, ("clean", evaluation["clean"]))
-    ]
-
-
-def _list_probe_accuracies(epoch: JsonObject) -> list[KeyNumber]:
-    return [
-        (f"{name}, validation", f"{tables.format_percent(epoch[name])} %", f"epochs done: {epoch['epoch'] + 1}")
-        for name in ("robust", "clean")
-        if epoch.get(name) is not None
-    ]
-
-
 # ---- images and events ----
 
 
 def _build_images(beside: RunFiles) -> list[Part]:
-    return [*beside.about_images, *(Gallery(title, examples) for title, examples in beside.galleries)]
+    galleries = [Gallery(title, examples) for title, examples in beside.galleries]
+    shown: list[Part] = [Galleries(galleries)] if galleries else []
+    return [*shown, *beside.about_images]
 
 
 def _build_events(record: RunRecord) -> list[Part]:

@@ -1,6 +1,6 @@
 """The page of several runs: it compares their methods, and shows which are worth their cost."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from operator import attrgetter
@@ -8,12 +8,25 @@ from operator import attrgetter
 from markupsafe import Markup
 
 from advcore.errors import format_count
-from advcore.reporting import compare, costs, front, learning_parts, scales, spent, svg, tables, verdicts
+from advcore.reporting import (
+    compare,
+    comparison,
+    costs,
+    front,
+    learning_parts,
+    scales,
+    spent,
+    svg,
+    tables,
+    titles,
+    verdicts,
+)
 from advcore.reporting.frame import Frame, make_frame
 from advcore.reporting.lenient import build_or_note, read_or
 from advcore.reporting.parts import (
     Figure,
     Figures,
+    Folded,
     Note,
     Page,
     Part,
@@ -33,21 +46,33 @@ def build_runs_page(name: str, runs: Sequence[compare.Run | compare.BrokenRun]) 
     """Return the page of the runs in a folder of this name."""
     broken = [run for run in runs if isinstance(run, compare.BrokenRun)]
     originals, copies = _drop_copies([run for run in runs if isinstance(run, compare.Run)])
-    methods = compare.group_runs(originals)
+    methods = _write_titles(compare.group_runs(originals))
+    blocks = compare.split_into_blocks(methods)
     finished = sum(run.record.finished for run in originals)
     return Page(
-        title=name,
+        title=titles.write_title(name),
         subtitle=f"{format_count(len(methods), 'method')}, {format_count(len(originals), 'run')}, "
         f"{finished} of them finished.",
         notes=_build_notes(methods, broken),
+        summary=list(chain.from_iterable(read_or([], _summarize_block, block) for block in blocks)),
+        cautions=list(chain.from_iterable(read_or([], comparison.list_cautions, block.groups) for block in blocks[:1])),
         sections=[
-            *_build_fronts(methods),
+            *_build_fronts(blocks),
             Section("Learning curves", "learning", build_or_note(_build_curves, methods)),
             Section("Flags and events", "flags", build_or_note(_build_flags, methods)),
             Section("Runs", "runs", [*copies, *build_or_note(_build_runs, methods, broken)]),
         ],
         footer="Made by advcore report from the records in this folder.",
     )
+
+
+def _write_titles(methods: Methods) -> Methods:
+    names = titles.write_titles(methods)
+    return {names[name]: runs for name, runs in methods.items()}
+
+
+def _summarize_block(block: compare.Block) -> list[str]:
+    return comparison.write_sentences(block.groups, comparison.find_reference(block.groups))
 
 
 # ---- notes ----
@@ -89,7 +114,7 @@ def _note_data_differences(methods: Methods) -> list[Note]:
 
 
 def _list_some(names: Sequence[str], most: int = 12) -> str:
-    """List names, at most so many, and how many more there are."""
+    """List at most `most` names, and how many more there are."""
     if len(names) <= most:
         return ", ".join(names)
     return f"{', '.join(names[:most])}, and {len(names) - most} more"
@@ -97,14 +122,9 @@ def _list_some(names: Sequence[str], most: int = 12) -> str:
 
 # ---- robust accuracy over cost ----
 
-# Width and height of the chart on a telephone, and on a wide screen.
-NARROW = (340.0, 340.0)
-WIDE = (960.0, 460.0)
 
-
-def _build_fronts(methods: Methods) -> list[Section]:
+def _build_fronts(blocks: Sequence[compare.Block]) -> list[Section]:
     title = "Robust accuracy over cost"
-    blocks = compare.split_into_blocks(methods)
     if not blocks:
         reason = "No run is finished yet, so there is nothing to compare."
         return [Section(title, "front-0", [Note(reason, "missing")])]
@@ -117,73 +137,42 @@ def _build_fronts(methods: Methods) -> list[Section]:
 def _build_front(block: compare.Block) -> list[Part]:
     methods = compare.summarize_methods(block.groups)
     records = tables.list_records(block.groups)
-    title = f"robust accuracy, % ({_name_attacks(records[0])})"
-    unit = costs.choose_unit(records)
-    caption = f"Robust accuracy over {unit.title}, checkpoint last; full training costs 1. "
-    if any(len(method.robust) > 1 for method in methods):
-        caption += "Points are means over seeds, bars their sample deviation. "
-    caption += "Dashed: the Pareto front, above and left of which no method lies. Numbers are the table's."
-    if any(method.collapsed for method in methods):
-        caption += " Runs that collapsed are in no mean, and their methods not on the front."
-    figure = Figure(caption, front.draw_front(methods, title, NARROW), front.draw_front(methods, title, WIDE))
     devices = dict.fromkeys(str(record.environment.get("device", "not recorded")) for record in records)
     parts: list[Part] = [
+        Figures([comparison.draw_front(methods, records)]),
         Note(f"{block.conditions}; device {' and '.join(devices)}. {verdicts.describe_varied(block.groups)}"),
-        Figures([figure]),
-        Note(f"On the front, by cost: {', '.join(method.name for method in front.find_front(methods))}."),
+        Note(f"On the front, by cost: {'; '.join(method.name for method in front.find_front(methods))}."),
     ]
     for which in ("last", "best"):
         if all(which in record.final for record in records):
             parts += build_or_note(_tabulate_methods, block, methods, which)
-    reference = _find_reference(block) if len(methods) > 1 else None
+    reference = comparison.find_reference(block.groups) if len(methods) > 1 else None
     parts += map(Note, spent.explain_columns(block.groups, reference))
-    return [*parts, *build_or_note(_tabulate_differences, block), *_note_references(records, unit)]
-
-
-def _name_attacks(record: RunRecord) -> str:
-    """Return the name of the attacks by which methods are compared."""
-    attacks = [tables.name_attack(attack) for attack in record.final["last"]["attacks"]]
-    if len(attacks) > 1:
-        return "all attacks"
-    return next(iter(attacks), "clean")
+    return [*parts, *build_or_note(_tabulate_differences, block), *comparison.note_references(block.groups)]
 
 
 def _tabulate_methods(block: compare.Block, methods: Sequence[front.Method], which: str) -> list[Part]:
     """Return a table of methods in the order of `methods`, and which of them are on the front of a checkpoint."""
     marks = {method.name: "front" for method in front.find_front(compare.summarize_methods(block.groups, which))}
     groups = {method.name: block.groups[method.name] for method in methods}
-    against = block.groups.get(_find_reference(block), ()) if len(methods) > 1 else ()
+    against = block.groups.get(comparison.find_reference(block.groups), ()) if len(methods) > 1 else ()
     header, rows = tables.compare_methods(groups, which, against=against)
     column = header.index(costs.choose_unit(tables.list_records(groups)).title)
     table = []
     for number, (method, row) in enumerate(zip(methods, rows, strict=True), 1):
         cost = f"{method.cost:.3f}"  # the front is decided by more than the two digits of other tables
-        table.append((str(number), row[0], marks.get(row[0], ""), *row[1:column], cost, *row[column + 1 :]))
+        table.append((f"{number}. {row[0]}", marks.get(row[0], ""), *row[1:column], cost, *row[column + 1 :]))
     caption = f"Checkpoint {which}: means ± sample deviations over seeds; gradient errors are means over selections"
-    return [Table(caption, ("#", header[0], "", *header[1:]), table, words=3)]
-
-
-def _find_reference(block: compare.Block) -> str:
-    """Return the dearest method that trains on all data, "" if there is none."""
-    trained = [entry for entry in compare.summarize_methods(block.groups) if entry.kind == "all data"]
-    return next((entry.name for entry in reversed(trained)), "")
+    entry = Table(caption, (header[0], "", *header[1:]), table, words=2)
+    return [Folded(tables.BEST, [entry])] if which == "best" else [entry]
 
 
 def _tabulate_differences(block: compare.Block) -> list[Part]:
     """Return the tested differences to the dearest method that trains on all data, of coresets also to random ones."""
-    rows, note = verdicts.tabulate(block.groups, _find_reference(block))
+    rows, note = verdicts.tabulate(block.groups, comparison.find_reference(block.groups))
     if not rows:
         return []
     return [Table("Differences in robust accuracy, checkpoint last", verdicts.HEADER, rows, words=2), Note(note)]
-
-
-def _note_references(records: Iterable[RunRecord], unit: costs.Unit) -> list[Note]:
-    counts = {record.reference.get(unit.of_reference) for record in records}
-    texts = [unit.format(number) for number in sorted(number for number in counts if number is not None)]
-    if None in counts:
-        texts.insert(0, "none")
-    text = f"Costs here are relative to different references ({', '.join(texts)}) and cannot be compared."
-    return note_if(len(counts) > 1, text, "flag")
 
 
 # ---- learning curves ----
@@ -281,8 +270,11 @@ def _build_runs(methods: Methods, broken: Sequence[compare.BrokenRun]) -> list[P
     links = [run.link for run in chain.from_iterable(methods.values())] + [""] * len(broken)
     header = ("run", "method", "seed", "state", "robust, %", unit.title, "seconds in all")
     return [
-        *note_if(not any(links), "No run here has a report of its own; `advcore report RUN` makes one.", "missing"),
-        Table("All runs; linked where they have a report", header, rows, words=4, links=links),
+        *note_if(not any(links), "No run here has its own report; `advcore report RUN` makes one.", "missing"),
+        Folded(
+            f"All {format_count(len(rows), 'run')}",
+            [Table("All runs; linked where they have a report", header, rows, words=4, links=links)],
+        ),
     ]
 
 

@@ -75,7 +75,7 @@ def choose_log_ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def format_number(value: float) -> str:
-    """Write a number for an axis or beside a bar, with no more digits than are read there."""
+    """Write a number for an axis or next to a bar, with no more digits than are read there."""
     if value == 0:
         return "0"
     if abs(value) >= 1e6:

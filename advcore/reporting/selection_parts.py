@@ -1,12 +1,13 @@
 """The parts of a run's page about its selections: errors, overlaps, weights and classes of its coresets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 
 from markupsafe import Markup
 
 from advcore.reporting import charts, scales, tables
-from advcore.reporting.parts import Figure, Figures, Note, Part, Table, note_if
+from advcore.reporting.parts import Figure, Figures, Folded, Note, Part, Table, note_if
 from advcore.reporting.record import JsonObject, RunRecord
 
 # Histograms are drawn of at most this many selections: the first, the last, and some between.
@@ -21,7 +22,7 @@ _WHEN = "selected after this many epochs"
 def build_selections(record: RunRecord) -> list[Part]:
     """Return charts of gradient errors and overlaps, and a table of all selections."""
     if not record.selections:
-        reason = "nothing is selected in this run: it trains on all data"
+        reason = "this run trains on all data"
         if record.config.get("selection"):
             reason = "none yet"
         return [Note(f"No selection: {reason}.", "missing")]
@@ -30,8 +31,8 @@ def build_selections(record: RunRecord) -> list[Part]:
     return [
         Figures(figures),
         *note_if(unmeasured, "No gradient error: this solver measures no gradients.", "missing"),
-        *note_if(len(record.selections) < 2, "One selection so far: there is no overlap to show.", "missing"),
-        _tabulate_selections(record),
+        *note_if(len(record.selections) < 2, "With one selection, there is no overlap to show.", "missing"),
+        Folded("All numbers of the selections", [_tabulate_selections(record)]),
     ]
 
 
@@ -55,21 +56,30 @@ def _draw_errors(record: RunRecord) -> Figure | None:
     if not lines:
         return None
     caption = (
-        "Gradient error: how far the coreset's gradient is from that of all data, over the latter's length; beside the "
-        "mean of random subsets of the same size"
+        "Gradient error: the distance of the coreset's gradient from that of all data, relative to the length of the "
+        "latter. Random: the mean of random subsets of the same size."
     )
     if "as trained" in lines:
-        caption += ", and the same weights as the trainer rescales them"
+        caption += " As trained: with the weights as the trainer rescales them."
     if "full attack" in lines:
-        caption += ", and under the full attack"
+        caption += " Full attack: under the attack of training."
+    if len(record.selections) == 1:
+        return charts.make_figure(caption, _draw_single_errors(lines))
     heights = [y for _, y in chain.from_iterable(line.points for line in lines.values())]
     log = min(heights) > 0 and max(heights) > FAR * min(heights)
     title = "gradient error, logarithmic" if log else "gradient error"
     alt = f"Gradient error by selection. {'; '.join(map(_list_values, lines.values()))}"
-    return Figure(
-        f"{caption}.",
-        charts.draw_curves(list(lines.values()), charts.Axes(_WHEN, title, zero=not log, log=log), alt=alt),
-    )
+    axes = charts.Axes(_WHEN, title, zero=not log, log=log)
+    return charts.make_figure(caption, partial(charts.draw_curves, list(lines.values()), axes, alt=alt))
+
+
+def _draw_single_errors(lines: Mapping[str, charts.Line]) -> Callable[..., Markup]:
+    """Draw the errors of a single selection as bars."""
+    bars = []
+    for name, line in lines.items():
+        error = line.points[0][1]
+        bars.append(charts.Bar(name, error, f"{error:.3f}", css=f"f{line.colour}"))
+    return partial(charts.draw_bars, bars, alt=f"Gradient error: {'; '.join(map(_list_values, lines.values()))}")
 
 
 def _list_values(line: charts.Line) -> str:
@@ -80,21 +90,23 @@ def _draw_overlap(record: RunRecord) -> Figure | None:
     points = _read_series(record, "overlap", 100)
     if not points:
         return None
-    share = _find_coreset_share(record)
+    share = find_coreset_share(record)
     chance = [] if share is None else [(100 * share, "by chance")]
-    alt = "Share of the previous coreset that the next one keeps"
-    chart = _draw_percentages(charts.Line("kept", points, 1, dots=True), "overlap, %", alt=alt, chance=chance)
-    return Figure("Overlap: the share of the previous coreset that is in the next one, too.", chart)
+    caption = "Overlap: the share of the previous coreset that is also in the next one"
+    return _draw_percentages(caption, charts.Line("kept", points, 1, dots=True), "overlap, %", chance=chance)
 
 
-def _draw_percentages(line: charts.Line, title: str, *, alt: str, chance: Sequence[tuple[float, str]] = ()) -> Markup:
+def _draw_percentages(
+    caption: str, line: charts.Line, title: str, *, chance: Sequence[tuple[float, str]] = ()
+) -> Figure:
     """Draw percentages by selection. chance : dotted horizontal lines, each a height and its name."""
     values = ", ".join(f"{y:.0f} %" for _, y in line.points)
     axes = charts.Axes(_WHEN, title, zero=True, top=100.0)
-    return charts.draw_curves([line], axes, alt=f"{alt}: {values}", chance=chance)
+    draw = partial(charts.draw_curves, [line], axes, alt=f"{caption}: {values}", chance=chance)
+    return charts.make_figure(f"{caption}.", draw)
 
 
-def _find_coreset_share(record: RunRecord) -> float | None:
+def find_coreset_share(record: RunRecord) -> float | None:
     """Return the share of the data that a coreset holds: counted, or else as the settings say."""
     counts = record.data.get("class_counts")
     size = record.selections[-1].get("k")
@@ -138,12 +150,12 @@ def build_weights(record: RunRecord, weights: Mapping[int, Sequence[float]], mis
     missing : why a coreset could not be read, by epoch.
     """
     if not record.selections:
-        return [Note("No selection, so no weights: every example counts alike.", "missing")]
+        return [Note("No selection, so no weights: all examples count equally.", "missing")]
     figures = []
     sizes = charts.Line("", _read_series(record, "effective_sample_size", 100), 1, dots=True)
     if len(sizes.points) > 1:
-        chart = _draw_percentages(sizes, "effective size, %", alt="Effective sample size by selection")
-        figures.append(Figure("Effective sample size, (Σw)² / (K Σw²): 100 % where all weights are equal.", chart))
+        caption = "Effective sample size, (Σw)² / (K Σw²): 100 % where all weights are equal"
+        figures.append(_draw_percentages(caption, sizes, "effective size, %"))
     notes = []
     for reason in dict.fromkeys(missing.values()):
         places = ", ".join(str(epoch) for epoch, why in missing.items() if why == reason)
@@ -163,7 +175,8 @@ def _draw_weights(epoch: int, weights: Sequence[float], selection: JsonObject) -
     if effective is not None:
         caption += f"; effective sample size {100 * effective:.1f} % of {len(weights):,}"
     alt = f"{caption}."
-    return Figure(alt, charts.draw_histogram(weights, x_title="weight (dotted: mean)", y_title="examples", alt=alt))
+    draw = partial(charts.draw_histogram, weights, x_title="weight (dotted: mean)", y_title="examples", alt=alt)
+    return charts.make_figure(alt, draw)
 
 
 def pick_evenly(items: Sequence[int], most: int) -> list[int]:
@@ -192,14 +205,15 @@ def build_classes(record: RunRecord) -> list[Part]:
     lost = [str(i) for i, share in enumerate(data) if coresets and share and not coresets[-1][i]]
     if len(lost) > 20:
         lost[20:] = ["..."]
-    chart = charts.draw_class_shares(
+    draw = partial(
+        charts.draw_class_shares,
         [str(i) for i in classes],
         data and _pick(data, classes),
         [_pick(shares, classes) for shares in coresets],
         alt="Shares by class, in %: " + "; ".join(_describe_class(i, data, coresets) for i in classes),
     )
     return [
-        Figures([Figure(caption, chart)]),
+        Figures([charts.make_figure(caption, draw)]),
         *note_if(not data, "The record does not say how many examples a class has in the data.", "missing"),
         *note_if(
             len(classes) < size,

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 
 from advcore.pixels import format_exactly
-from advcore.reporting.parts import Listing, Part, Table, note_if
+from advcore.reporting.parts import Folded, Listing, Part, Table, note_if
 from advcore.reporting.record import JsonObject, RunRecord
 
 
@@ -12,10 +12,14 @@ def build_settings(record: RunRecord) -> list[Part]:
     """Return all settings, and tables of the data, of the files that the run read, and of its environment."""
     data = [(name.replace("_", " "), _to_json(value)) for name, value in record.data.items() if name != "class_counts"]
     environment = _tabulate("Environment", record.environment)
-    tables = (Table("Data", (), data, words=2), _tabulate("Files that the run read", record.inputs), environment)
+    tables = (
+        Table("Data and hashes", (), data, words=2),
+        _tabulate("Files that the run read", record.inputs),
+        environment,
+    )
     return [
-        Listing("The run's settings, all of them", format_settings(record.config)),
-        *(table for table in tables if table.rows),
+        Listing("All settings of the run", format_settings(record.config)),
+        *(Folded(table.caption, [table]) for table in tables if table.rows),
         *note_if(not environment.rows, "The record names no environment.", "missing"),
     ]
 

@@ -123,7 +123,7 @@ def _build_differences(results: Results, title: str) -> list[Table]:
     rows, note = verdicts.tabulate(results.groups(), results.reference or "")
     if not rows:
         return []
-    return [Table(f"{title}: differences, checkpoint last", verdicts.HEADER, rows, notes=[note])]
+    return [Table(f"{title}: differences, checkpoint last", verdicts.HEADER, rows, words=2, notes=[note])]
 
 
 def _list_unfinished(method: str, results: Results) -> list[tables.Row]:
@@ -187,25 +187,6 @@ def _describe_costs(results: Results) -> list[str]:
     if len({record.reference.get(unit.of_reference) for record in records}) > 1:
         lines.append("Relative costs are each relative to full training with the method's objective, on its data.")
     return lines + compare.find_data_differences(groups)
-
-
-# ---- a page ----
-
-
-def build_suite_page(title: str, entries: Sequence[Table]) -> parts.Page:
-    """Return a page with one section per table, which holds the table and its notes."""
-    return parts.Page(
-        title,
-        "Methods beside what one would do instead.",
-        sections=[_build_section(table, title, f"table-{i}") for i, table in enumerate(entries, 1)],
-        footer="Made by advcore bench from the records in this folder.",
-    )
-
-
-def _build_section(table: Table, title: str, address: str) -> parts.Section:
-    """Return the section of a table, whose heading is the caption without the title of the page."""
-    heading = table.caption.removeprefix(f"{title}: ")
-    return parts.Section(heading[:1].upper() + heading[1:], address, [table, *map(parts.Note, table.notes)])
 
 
 # ---- all numbers, for a spreadsheet ----

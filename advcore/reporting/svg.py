@@ -78,6 +78,16 @@ def picture(size: tuple[float, float], parts: Iterable[Markup], alt: str) -> Mar
     return Markup('<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>').format(*size, alt, contents)
 
 
+def meter(share: float, alt: str, band: tuple[float, float] | None = None) -> Markup:
+    """Return a bar that is filled up to a share of its length, and marked between the two shares of a `band`."""
+    parts = [rectangle((0, 0, 100, 8), "track"), rectangle((0, 0, 100 * min(1.0, max(0.0, share)), 8), "f1")]
+    if band is not None:
+        low, high = (100 * min(1.0, max(0.0, end)) for end in band)
+        parts.append(rectangle((low, 2.5, high, 5.5), "band"))
+    form = Markup('<svg viewBox="0 0 100 8" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>')
+    return form.format(alt, Markup("").join(parts))
+
+
 # Widths of characters, as shares of the height of text.
 _WIDTHS = dict.fromkeys("iljtfr.,:;'|!()[]/- ", 0.40) | dict.fromkeys("mwMW@%", 1.0)
 
@@ -110,7 +120,7 @@ _PLACES = (
 
 @dataclass
 class Labels:
-    """Places labels beside points so that they cover neither each other nor anything else.
+    """Places labels next to points so that they cover neither each other nor anything else.
 
     bounds : the box that labels must stay within.
     taken : boxes that labels must not cover; each label that is placed is added.
@@ -122,7 +132,7 @@ class Labels:
     lines: list[Box] = field(default_factory=list)
 
     def place(self, point: Point, choices: Sequence[str]) -> Markup:
-        """Return the first of `choices` that has room beside a point, at the first place where it has room.
+        """Return the first of `choices` that has room next to a point, at the first place where it has room.
 
         Returns empty markup where none has.
         """

@@ -18,6 +18,8 @@ Groups = Mapping[str, Sequence[RunRecord]]
 _CLASSES = 24
 # The title of a column.
 _CLEAN = "clean, %"
+# What is folded where a page shows the last checkpoint.
+BEST = "Accuracies of the best epoch on validation examples"
 # The text of a cell for which the record holds nothing.
 NOTHING = "–"
 
@@ -143,14 +145,15 @@ def list_accuracy_rows(which: str, evaluation: JsonObject) -> list[Row]:
 def list_closing_rows(record: RunRecord) -> list[Row]:
     """Return the table that ends a run.
 
-    It holds the accuracies of both checkpoints, the cost, the seconds of each phase, and the gradient error of each
-    selection beside that of random subsets.
+    It holds the accuracies of both checkpoints (once where they are equal), the cost, the seconds of each phase, and
+    the gradient error of each selection with that of random subsets.
     """
+    last, best = record.final["last"], record.final["best"]
+    checkpoints = {"last and best": last} if last == best else {"last": last, "best": best}
     spent = {phase: entry["seconds"] for phase, entry in record.ledger.items() if entry["seconds"] >= 0.05}
     errors = [(selection["epoch"], _format_gradient_error(selection)) for selection in record.selections]
     return [
-        *list_accuracy_rows("last", record.final["last"]),
-        *list_accuracy_rows("best", record.final["best"]),
+        *chain.from_iterable(list_accuracy_rows(which, evaluation) for which, evaluation in checkpoints.items()),
         *costs.list_cost_rows(record),
         ("seconds by phase", ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in spent.items())),
         *((f"gradient error, selection at {epoch}", error) for epoch, error in errors if error),
@@ -182,7 +185,7 @@ def _format_class_counts(counts: Sequence[int]) -> str:
 
 
 def _format_gradient_error(selection: JsonObject) -> str:
-    """Write the gradient error of a selection beside that of random subsets; "" where no gradient was measured.
+    """Write the gradient error of a selection with that of random subsets; "" where no gradient was measured.
 
     "0.020 (random 0.500); against the full attack 0.031 ± 0.002", the latter where selection used a cheaper attack.
     """
@@ -211,7 +214,7 @@ def compare_methods(groups: Groups, which: str = "last", *, against: Sequence[Ru
     """Return the header and the rows of a table that compares methods, one row per method.
 
     Each row holds the number of seeds, clean and robust accuracy (mean and deviation over seeds; collapsed runs are
-    counted apart), the columns of costs (`spent.list_columns`), and the mean gradient error of the selections beside
+    counted apart), the columns of costs (`spent.list_columns`), and the mean gradient error of the selections with
     that of random subsets; where selections used a cheaper attack, also that against the full attack.
 
     which : the checkpoint whose accuracies are compared, "last" or "best".
@@ -264,7 +267,7 @@ def _format_accuracies(records: Sequence[RunRecord], which: str, titles: Iterabl
 
 
 def _format_mean_errors(records: Sequence[RunRecord]) -> str:
-    """Write the mean gradient error of all selections beside that of random subsets: "0.020 [0.031] (0.500)"."""
+    """Write the mean gradient error of all selections with that of random subsets: "0.020 [0.031] (0.500)"."""
     selections = [entry for entry in _list_selections(records) if entry["gradient_error"] is not None]
     if not selections:
         return NOTHING

@@ -10,7 +10,7 @@ from advcore.reporting.costs import choose_unit
 from advcore.reporting.record import RunRecord
 from advcore.reporting.statistics import Comparison, Difference, compare_all
 
-# Two methods: the one in question, and what it is set beside.
+# Two methods: the one in question, and what it is compared with.
 Pair = tuple[str, str]
 # Costs that differ by less than this share count as equal.
 _SAME_COST = 0.1
@@ -45,7 +45,7 @@ def compare_pairs(groups: tables.Groups, pairs: Sequence[Pair], which: str = "la
 
 
 def list_pairs(groups: tables.Groups, reference: str) -> list[Pair]:
-    """Return what a table of methods is asked: each beside the reference, and chosen coresets beside random subsets.
+    """Return what a table of methods is asked: each and the reference, chosen coresets and random subsets.
 
     The random subsets are those of about the same cost; of several, first those under the same attack, then the
     nearest in cost.

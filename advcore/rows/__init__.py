@@ -1,6 +1,6 @@
 """Gradient rows, one for each example: as factors, written out, or as means of blocks of examples.
 
-All kinds of rows answer the same calls. Sums and inner products are taken in float64, a few hundred rows at a time,
+All kinds of rows have the same methods. Sums and inner products are taken in float64, a few hundred rows at a time,
 whatever the rows are stored in.
 """
 

@@ -48,7 +48,7 @@ class FactoredRows:
         require(check_one_of("kind", self.kind, KINDS))
         lengths = {len(part) for part in self._factors}
         if len(self.residuals) != len(self.features) or len(lengths) != 1:
-            raise DataError(f"rows need one residual and one feature tensor a pass, all of one length, got {lengths}")
+            raise DataError(f"rows need one residual and one feature tensor per pass, all of one length, got {lengths}")
 
     def __len__(self) -> int:
         return len(self.residuals[0])
@@ -72,7 +72,7 @@ class FactoredRows:
         return sum(part.nbytes for part in self._factors)
 
     def take(self, i: Tensor) -> "FactoredRows":
-        """Return the rows at `i`, in that order, in memory of their own."""
+        """Return the rows at `i`, in that order, in separate memory."""
         return replace(
             self,
             residuals=tuple(self._read(part, i) for part in self.residuals),
@@ -81,7 +81,7 @@ class FactoredRows:
         )
 
     def move_to(self, device: torch.device) -> "FactoredRows":
-        """Return the same rows in the memory of a device; these themselves where they are there."""
+        """Return the same rows in the memory of a device; the rows themselves if they are there."""
         if self.device == device:
             return self
         residuals = tuple(part.to(device) for part in self.residuals)

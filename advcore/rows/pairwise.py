@@ -48,7 +48,7 @@ def gram_matrix(rows: Rows, dtype: torch.dtype = torch.float64, *, unit: float =
     """Return the inner products of all pairs of rows over `unit`, (N, N), symmetric, in `dtype`.
 
     They are products in float64, but for float32 matrices of factors in memory, which are products in float32.
-    Cost O(N^2 (C + D) / 2) time; memory is the matrix and O(N (C + D)) beside it.
+    Cost O(N^2 (C + D) / 2) time; memory is the matrix and another O(N (C + D)).
     """
     if dtype == torch.float32 and isinstance(rows, FactoredRows) and _is_in_memory(rows):
         small, scale = rows.to_float32()
@@ -68,8 +68,8 @@ def distance_matrix(
     """Return the Euclidean distances (`squared`: their squares) over `unit`, (N, N), symmetric, 0 for equal rows.
 
     They come from float64 inner products, each rounded once to `dtype`. Rows closer than 1e-6 x their norm, or, where a
-    row's passes cancel, than 1e-7 x the passes' own norms, are at distance 0: float32 factors can hardly tell them
-    apart. Cost as `gram_matrix`.
+    row's passes cancel, than 1e-7 x the passes' own norms, are at distance 0: float32 factors can hardly distinguish
+    them. Cost as `gram_matrix`.
     """
     return _fill_symmetric(rows, dtype, distances_between(rows, squared=squared, unit=unit)).fill_diagonal_(0)
 

@@ -1,4 +1,4 @@
-"""What rows are made from, written a few examples at a time while a run trains, and read as a whole."""
+"""Storage for rows that are written a few examples at a time during training, and read as a whole."""
 
 import os
 import tempfile
@@ -16,7 +16,7 @@ from advcore.rows.on_disk import find_temporary_folder, name_room_in_errors, rel
 from advcore.runtime.device import measure_free_memory
 
 PLACES = ("auto", "device", "host", "disk")
-NEVER = -1  # stands for the epoch of a row that was never taken
+NEVER = -1  # the epoch of a row that was never taken
 _MOST = 0.5  # share of the free memory above which "auto" goes to the next place: the model needs the rest
 
 

@@ -179,11 +179,11 @@ def load_data(config: RunConfig, trainer: Trainer, device: torch.device) -> Data
     _check_selector(trainer.selector, data)
     rule = config.minibatch
     if rule is not None and rule.needs_validation and data.validation is None:
-        allowed = "one that follows no validation accuracy without validation data"
+        allowed = "one that needs no validation accuracy if there are no validation data"
         require(must("minibatch", allowed, find_name(RULES, rule), "set data.validation"))
     examples = config.evaluation.examples
     if examples is not None and examples > len(data.test):
-        require(must("evaluation.examples", f"at most {len(data.test)}, as many test images there are", examples))
+        require(must("evaluation.examples", f"at most {len(data.test)}, the number of test images", examples))
     problems = find_limit_problems(config.evaluation.attacks, examples or len(data.test))
     require(*(problem.inside("evaluation.") for problem in problems if problem))
     return data
@@ -280,7 +280,7 @@ def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, ob
         else:
             rows = scores.rows(path, reads, data.part, len(data.whole), compute_fingerprint(data))
     facts = {name: getattr(scores, name) for name in ("score", "epochs", "model", "objective", "seed", "sha256")}
-    facts |= {name: cost for name in ("passes", "flops") if (cost := getattr(scores, name))}  # older files do not tell
+    facts |= {name: cost for name in ("passes", "flops") if (cost := getattr(scores, name))}  # older files do not say
     return rows, {"selection.solver.scores": {"path": path, **facts}}
 
 

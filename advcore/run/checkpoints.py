@@ -39,14 +39,14 @@ def locate_states(run: Path) -> Path:
 
 
 def begin(run: Path, job: Sequence[str]) -> None:
-    """Write down which job begins a run: its names, as `distributed.name_launchers` returns them."""
+    """Record which job starts a run: its names, as `distributed.name_launchers` returns them."""
     run.mkdir(parents=True, exist_ok=True)
     with name_path_in_errors(run / LOCK):
         (run / LOCK).write_text("".join(f"{name}\n" for name in job))
 
 
 def was_begun_by(run: Path, job: Sequence[str]) -> bool:
-    """Return whether the run in the folder was begun by the same job."""
+    """Return whether the run in the folder was started by the same job."""
     try:
         return not set((run / LOCK).read_text().splitlines()).isdisjoint(job)
     except (OSError, UnicodeDecodeError):
@@ -156,7 +156,7 @@ def _try_lock(path: Path) -> TextIO | None:
 
 
 def _describe_busy(path: Path) -> BusyError:
-    return BusyError(must("--out", "a folder in which no other process runs", str(path.parent)))
+    return BusyError(must("--out", "a folder that no other process is using", str(path.parent)))
 
 
 def _close_inherited_locks() -> None:
@@ -221,18 +221,18 @@ def load_newest(run: Path) -> tuple[dict, dict, list[str]] | None:
             damaged[path] = error
         else:
             for damaged_path, problem in damaged.items():
-                log.warning("%s; going on from %s", problem, path)
+                log.warning("%s; continuing from %s", problem, path)
                 if not isinstance(problem, UnreadableError):
                     sweep([damaged_path])  # or it would count as one of the states to keep
             return tree, facts, [str(problem) for problem in damaged.values()]
     if not damaged:
         return None
     errors = "; ".join(map(str, damaged.values()))
-    raise AdvcoreError(f"no state in {locate_states(run)} is whole: {errors}; {advise(damaged.values(), 'them')}")
+    raise AdvcoreError(f"no state in {locate_states(run)} is intact: {errors}; {advise(damaged.values(), 'them')}")
 
 
 def advise(errors: Iterable[CheckpointError], them: str) -> str:
     """Say what to do about files that could not be read; `them` is the pronoun for these files."""
     if any(isinstance(error, UnreadableError) for error in errors):
-        return f"mend what keeps us from reading {them}"
+        return f"fix what prevents reading {them}"
     return "start again with --overwrite"

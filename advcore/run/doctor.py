@@ -58,7 +58,7 @@ def _describe_package(name: str, way_out: str) -> str:
         reason = "".join(str(error).splitlines()[:1])
         return f"missing or broken: {type(error).__name__}: {reason}; {way_out}"
     if getattr(module, "__file__", None) is None:
-        return f"missing: a folder of that name is in the way; {way_out}"
+        return f"missing: a folder of that name shadows the package; {way_out}"
     return getattr(module, "__version__", "installed")
 
 

@@ -1,4 +1,4 @@
-"""What may surprise in the length of a run and of its ramps, in sentences."""
+"""Explains unexpected lengths of a run and of its ramps, in sentences."""
 
 from advcore.errors import format_count
 from advcore.selection.schedule import Schedule
@@ -48,6 +48,6 @@ def explain_when(schedule: Schedule) -> str | None:
     if schedule.when is None or schedule.budget == 1.0:
         return None
     return (
-        "the cost is an upper bound: before headroom is below selection.when.headroom, subsets are drawn at random, "
-        "which takes no passes"
+        "the cost is an upper bound: until headroom is below selection.when.headroom, subsets are drawn at random, "
+        "which costs no passes"
     )

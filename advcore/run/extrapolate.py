@@ -55,7 +55,7 @@ def extrapolate(
 def _describe_pool(
     scores: Scores, values: torch.Tensor, fingerprint: str, neighbours: int, ledger: CostLedger
 ) -> Scores:
-    """Return scores of a pool: what was scored, and by what, is told as in the scores that they come from."""
+    """Return scores of a pool; what was scored, and by what, is stated as in the scores that they come from."""
     return replace(
         scores,
         indices=torch.arange(len(values)),

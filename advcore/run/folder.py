@@ -1,4 +1,4 @@
-"""The folder that a run is written to: check it, see whether a run was begun there, and remove what that run left."""
+"""The folder that a run is written to: check it, see whether a run was started there, and remove what it left."""
 
 import shutil
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from advcore.run.places import check_path
 def choose_folder(
     config: RunConfig, out: Path | None, overwrite: bool, resume: bool = False, job: Sequence[str] = ()
 ) -> tuple[Path, bool]:
-    """Return the folder for a run, and whether to continue the run that was begun there.
+    """Return the folder for a run, and whether to continue the run that was started there.
 
-    A run is continued if `resume` says so, or if it was begun by the same `job`, which torchrun then has started again.
+    A run is continued if `resume` says so, or if it was started by the same `job`, which torchrun has then restarted.
     Nothing is changed yet, nor is it tried whether the folder can be written to (`checkpoints.lock_folder`).
 
     Raises ConfigError rather than mix two runs.
@@ -27,7 +27,9 @@ def choose_folder(
     check_path(path)
     _check_kinds(path)
     if resume and overwrite:
-        raise ConfigError(must("--resume", "without --overwrite", "both", "one goes on, the other starts again"))
+        raise ConfigError(
+            must("--resume", "without --overwrite", "both", "one continues the run, the other starts it again")
+        )
     resume = resume or checkpoints.was_begun_by(path, job)
     if resume and _can_continue(path) or _is_empty(path) or overwrite and path.is_dir():
         return path, resume
@@ -38,7 +40,7 @@ def choose_folder(
 def _check_kinds(path: Path) -> None:
     for name in checkpoints.FOLDERS:
         if (path / name).exists() and not (path / name).is_dir():
-            raise ConfigError(must("--out", f"a folder in which {name} is one", str(path / name), "remove it"))
+            raise ConfigError(must("--out", f"a folder in which {name} is a folder", str(path / name), "remove it"))
     for name in checkpoints.FILES:
         if (path / name).is_dir():
             raise ConfigError(must("--out", f"a folder in which {name} is a file", str(path / name), "remove it"))
@@ -61,7 +63,7 @@ def choose_default_folder(config: RunConfig) -> Path:
 
 
 def was_begun(path: Path) -> bool:
-    """Return whether a run was begun in the folder: it holds a record or states."""
+    """Return whether a run was started in the folder: it holds a record or states."""
     return (path / "record.json").is_file() or checkpoints.locate_states(path).is_dir()
 
 

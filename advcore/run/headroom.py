@@ -1,4 +1,4 @@
-"""What choosing examples costs in a run, beside what the headroom of an earlier run says that it can save."""
+"""Compares what selection costs in a run with what it can save, by the headroom of an earlier run."""
 
 from pathlib import Path
 

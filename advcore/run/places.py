@@ -1,6 +1,6 @@
 """Try the places that a command writes to, before it reads any data.
 
-Only an attempt to write tells whether a file can be written: permission bits mean nothing to root, and say nothing of a
+Only an attempt to write shows whether a file can be written: permission bits mean nothing to root, and nothing on a
 read-only file system, a name that is too long or a link that leads nowhere. What an attempt creates, it removes.
 """
 
@@ -21,7 +21,7 @@ _RULE = "where files can be written"
 def check_writable(path: Path, option: str = "--out", *, file: bool = False) -> None:
     """Raise ConfigError unless the folder `path`, or with `file` the file, can be created and written to.
 
-    `option` names the setting in the error. Raises OSError where the disk has no room, which is no wrong setting.
+    `option` names the setting in the error. Raises OSError where the disk is full, which is not a wrong setting.
     """
     with refuse_as_option(option, path):
         status = _follow(path)
@@ -91,7 +91,7 @@ def try_in(folder: Path, name: str = "record.json") -> None:
 def try_replace(path: Path) -> None:
     """Open a file that is to be replaced, if there is one, and leave it as it is; raise OSError if that fails.
 
-    Permission bits of the file are no obstacle: they protect its content, and a new file takes its place.
+    Permission bits of the file are not an obstacle: they protect its content, and a new file takes its place.
     """
     try:
         with open(path, "r+b"):

@@ -1,4 +1,4 @@
-"""What a run will do, what it will cost beside full training and hold in memory, and what may surprise in that."""
+"""The plan of a run: what it will do, its cost relative to full training, its memory, and what may be unexpected."""
 
 from dataclasses import dataclass, field, replace
 
@@ -92,7 +92,7 @@ def _summarise(config: RunConfig, trainer: Trainer, cost: float, wanted: float |
     if cost > 1:
         text += f"; full training {_choose_verb(trainer)} cheaper"
     if wanted is not None and cost < _NEAR * wanted:
-        text += f", of {wanted:g} wanted: the next larger budget takes a whole epoch more, and too much"
+        text += f", below the {wanted:g} asked for: the next larger budget takes one more epoch and costs too much"
     return text
 
 
@@ -110,10 +110,10 @@ def _explain_pool(trainer: Trainer, data: Data) -> str | None:
     real = trainer.schedule.length * (1 - train.share)
     chosen = ""
     if trainer.schedule.is_beside_pool:
-        chosen = f", those of each selection's {trainer.get_selector().count_chosen(len(train.pool)):,} more often"
+        chosen = f", the {trainer.get_selector().count_chosen(len(train.pool)):,} of each selection more often"
     return (
         f"{100 * train.share:g} % of each batch comes from a pool of {len(train.pool):,} images; an epoch has as many "
-        f"steps as without it, so a real image is trained on about {real:.2g} times, one of the pool {visits:.2g} "
+        f"steps as without it, so a real image is trained on about {real:.2g} times, a pool image {visits:.2g} "
         f"times{chosen}"
     )
 
@@ -169,7 +169,7 @@ def _estimate_memory(trainer: Trainer, data: Data, model: nn.Module, estimate: E
         **measured,
         **memory,
         "largest problem": _format_megabytes(estimate.problem + estimate.matrix + estimate.solver),
-        "selection at its height": _format_megabytes(estimate.peak),
+        "selection at its peak": _format_megabytes(estimate.peak),
     }
 
 
@@ -200,10 +200,10 @@ def replace_cost(config: RunConfig, budget: float) -> RunConfig:
 def find_offers(config: RunConfig, data: Data, cost: float, prices: Prices | None) -> list[Offer]:
     """Return runs near a wanted cost (`training.budget.list_offers`) that start from these settings.
 
-    Where the config selects nothing, they train on random subsets. Raises ConfigError beside a pool.
+    Where the config selects nothing, they train on random subsets. Raises ConfigError with a pool.
     """
-    way_out = "the runs that it lists train on coresets, which are not chosen beside a pool"
-    require(check(not isinstance(data.train, Pooled), "--cost", "left out beside data.pool", cost, way_out))
+    way_out = "the runs that it lists train on coresets of the real data"
+    require(check(not isinstance(data.train, Pooled), "--cost", "left out with data.pool", cost, way_out))
     if config.selection is None:
         config = replace(config, selection=SelectionConfig(solver=Random()))
     n = len(data.train)
@@ -246,24 +246,24 @@ def explain_cost(trainer: Trainer, planned: PlannedWork, reference: Reference, n
         passes = f"{plan_selection(selector).units} passes for each of {n:,} {_name_candidates(trainer)}"
         refreshed = sum(count_refreshed(trainer, n))
         if refreshed:
-            passes = f"{refreshed:,} rows measured anew between them"
+            passes = f"{refreshed:,} rows remeasured between them"
         share = reference.relate(planned.selection)
-        reasons.append(f"{share:.2f} into {format_count(count, 'selection')} ({passes})")
+        reasons.append(f"{share:.2f} for {format_count(count, 'selection')} ({passes})")
         if count > 1:
             ways.append("a longer selection.period")
         if getattr(selector.attack, "steps", 1) > 1:
             ways.append("fewer steps in selection.attack")
         ways.append("more training.epochs with as many selections")
     if planned.scores.units:
-        reasons.append(f"{reference.relate(planned.scores):.2f} into scores over epochs")
+        reasons.append(f"{reference.relate(planned.scores):.2f} for scores over epochs")
         ways += ["fewer selection.probe_epochs", "scores from a file (advcore score)"]
     training = reference.relate(planned.training)
     if training > 1 or not reasons:
-        reasons.append(f"{training:.2f} into training steps")
+        reasons.append(f"{training:.2f} for training steps")
         ways += ["fewer training.epochs", "fewer attack.steps"]
         if trainer.minibatch:
             ways.append("no minibatch rule")
     return (
-        f"full training {_choose_verb(trainer)} cheaper: of this run's {total:.2f} go {' and '.join(reasons)}; "
+        f"full training {_choose_verb(trainer)} cheaper: this run costs {total:.2f}, {' and '.join(reasons)}; "
         f"{', '.join(ways[:-1])} or {ways[-1]} would cost less"
     )

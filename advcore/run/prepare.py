@@ -84,7 +84,7 @@ def prepare(
     scores : also read the file of scores that the solver names, which only a selection needs.
     initial : also read the weights to begin with, if the settings name some.
     pool_labels : also let a teacher label the pool, if the settings name one, which only training and selecting need.
-    budget : that a run goes on with (`resume.find_budget`), in place of what `selection.cost` pays for by this version.
+    budget : of a continued run (`resume.find_budget`), in place of what `selection.cost` pays for in this version.
 
     The trainer comes first: it needs no data, so that a wrong setting is reported before anything is read. It is built
     again where settings were completed with the help of the data: by the budget for a cost, or by networks.
@@ -119,7 +119,7 @@ def _load_trackers(config: RunConfig) -> None:
 
 
 def _list_inputs(config: RunConfig, beginning: Beginning | None, wanted: float | None) -> dict[str, object]:
-    """Return the files that a run reads beside data and scores, and the wanted cost, by setting."""
+    """Return the files that a run reads besides data and scores, and the wanted cost, by setting."""
     inputs: dict[str, object] = {**_hash_networks(config)}
     if beginning is not None:
         inputs |= beginning.list_inputs()
@@ -140,12 +140,12 @@ def _try_attacks(config: RunConfig, model: nn.Module) -> None:
 def _settle_budget(config: RunConfig, data: Data, model: nn.Module, budget: float | None) -> RunConfig:
     """Return the config with this budget in place of `selection.cost`; None for what that pays for.
 
-    Raises ConfigError beside a pool.
+    Raises ConfigError with a pool.
     """
     way_out = "an epoch costs the same however few images of the pool are chosen; set selection.budget"
     is_alone = not isinstance(data.train, Pooled)
     require(
-        check(is_alone, "selection.cost", "null beside data.pool", config.selection and config.selection.cost, way_out)
+        check(is_alone, "selection.cost", "null with data.pool", config.selection and config.selection.cost, way_out)
     )
     if budget is not None:
         return replace_cost(config, budget)
@@ -190,7 +190,7 @@ def _try_plugins(config: RunConfig, data: Data, model: nn.Module) -> None:
     with preserve_random_state():
         with build.prefix_problems("data."):
             augmented = augment_images(data.augment, x.clone(), stream)
-            rule = "a function that returns images of their own size"
+            rule = "a function that returns images of the same size"
             require(check(augmented.shape == x.shape, "augment", rule, tuple(augmented.shape)))
         for path, attack in attacks.items():
             objective = None if path.startswith("evaluation.") else config.objective

@@ -15,7 +15,7 @@ from advcore.run import build, weights
 
 log = logging.getLogger(__name__)
 
-_UNUSED = "model.name names the weights %s, and training begins with random ones; model.weights: %s takes them"
+_UNUSED = "model.name names the weights %s, but training starts from random ones; model.weights: %s loads them"
 _ON_HUB = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -36,7 +36,7 @@ class Beginning:
     def describe(self, config: RunConfig) -> str:
         """Say which weights a run begins from, and what of them it changes."""
         model = config.model
-        note = f"begins from the weights in {model.weights}"
+        note = f"starts from the weights in {model.weights}"
         if self.source is not None and self.source.name != model.weights:
             note += f", {self.source.name}"
         if model.new_head:
@@ -44,20 +44,20 @@ class Beginning:
         if self.reshaped:
             note += f", fitted to this network: {', '.join(self.reshaped)}"
         note += self._describe_images(config)
-        return f"{note}; their own training is in no cost here"
+        return f"{note}; the cost of training them is not included"
 
     def _describe_images(self, config: RunConfig) -> str:
         """Say what images the weights were made with, as far as a library knows it."""
         source = self.source
         if source is None or not source.size:
             return ""
-        note = f"; they were made with images of {source.size} x {source.size} pixels"
+        note = f"; they were trained on images of {source.size} x {source.size} pixels"
         if source.size != self.side:
             note += f", these have {self.side} x {self.side}"
             if hasattr(config.data, "size"):
                 note += f" (data.size: {source.size} gives theirs)"
         if config.model.mean is None and config.model.normalize == "data":
-            note += f"; the mean {list(source.mean)} and std {list(source.std)} that normalise are theirs"
+            note += f"; the mean {list(source.mean)} and std {list(source.std)} used for normalisation are theirs"
         return note
 
     def list_inputs(self) -> dict[str, object]:
@@ -100,7 +100,7 @@ def find_file(source: Pretrained, *, download: bool) -> Path:
 
 
 def _find_on_hub(source: Pretrained, *, download: bool) -> Path:
-    """Look into the cache first: what is there stays what it was, and needs no network."""
+    """Look in the cache first: cached files never change, and need no network."""
     with require_package("huggingface_hub", source.name, "hf"):
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
         from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
@@ -144,4 +144,4 @@ def _explain_missing(source: Pretrained, place: str) -> CheckpointError:
 
 def _explain_failure(place: str, error: Exception) -> CheckpointError:
     cause = shorten(describe_exception(error))
-    return CheckpointError(f"{place} cannot be fetched ({cause}); fetch a file elsewhere, and name it in model.weights")
+    return CheckpointError(f"{place} cannot be fetched ({cause}); fetch a file elsewhere, and set model.weights to it")

@@ -1,4 +1,4 @@
-"""The beginning of a run: anew, or from the newest state that an earlier process saved in the same folder."""
+"""Starts a run, or continues it from the newest state that an earlier process saved in the same folder."""
 
 import logging
 import time
@@ -73,7 +73,7 @@ class Journal:
         return metrics.build_rows(self.record.epochs, self.record.selections, self.record.reference)
 
     def list_facts(self) -> dict[str, object]:
-        """Return what is saved beside each state, so that a record that is lost can be made again.
+        """Return what is saved next to each state, so that a record that is lost can be made again.
 
         "data" identifies the training data: the number of examples, and their hash; "sample" some of its images, where
         the hash is of labels alone.
@@ -117,8 +117,8 @@ def create_record(prepared: Prepared) -> RunRecord:
 def find_budget(path: Path, config: RunConfig) -> float | None:
     """Return the budget that the run in the folder `path` began with, for the `selection.cost` of the config.
 
-    It counts where the run goes on: another version counts costs otherwise, and would find another budget. None where
-    no run was begun there, or by other settings; then there is nothing to go on with, or that is refused.
+    It is used where the run continues: another version counts costs differently, and would find another budget. None if
+    no run was started there, or with other settings; then there is nothing to continue, or that is refused.
     """
     cost = getattr(config.selection, "cost", None)
     if cost is None or not was_begun(path):
@@ -187,7 +187,7 @@ def _is_done(before: RunRecord, changed: list[Change], path: Path) -> bool:
 
 
 def _load_record(path: Path) -> tuple[RunRecord, list[str]]:
-    """Return the record of a run that was begun, and a line about its file where that is missing or damaged.
+    """Return the record of a run that was started, and a line about its file where that is missing or damaged.
 
     The newest state holds all that it takes to continue without the file. Raises AdvcoreError where there is no state.
     """
@@ -197,8 +197,8 @@ def _load_record(path: Path) -> tuple[RunRecord, list[str]]:
         problem = error.__cause__ or error  # without the advice to do what is done here
         _, facts, _ = checkpoints.load_newest(path) or (None, {}, None)
         if "config" not in facts:
-            raise AdvcoreError(f"{problem}, and no state tells more; {checkpoints.advise([error], 'it')}") from None
-        log.warning("%s; going on from the newest state", problem)
+            raise AdvcoreError(f"{problem}, and no state can replace it; {checkpoints.advise([error], 'it')}") from None
+        log.warning("%s; continuing from the newest state", problem)
         settings = {key: facts[key] for key in ("config", "inputs", "plugins") if key in facts}
         settings["config"] = name_old_defaults(facts["config"])
         return RunRecord(name=facts["config"]["name"], **settings, environment={}, plan="", reference={}), [
@@ -223,9 +223,11 @@ def _compare_settings(prepared: Prepared, record: RunRecord) -> list[Change]:
         if change.path == "training.epochs":
             is_free = _appends_epochs(prepared, record)
             plan = prepared.trainer.schedule.describe()
-            way_out = f"more epochs go where no selection is left: the new plan is {plan}"
+            way_out = f"epochs can only be added after the last selection: the new plan is {plan}"
         if not is_free:
-            refused.append(SettingProblem("--resume", "goes on with the settings of the run", str(change), way_out))
+            refused.append(
+                SettingProblem("--resume", "must continue with the settings of the run", str(change), way_out)
+            )
     require(*refused)
     return changed
 

@@ -43,8 +43,8 @@ def run(
     """Train, select and evaluate in the folder `path`, and return the record.
 
     The folder is locked, and every place in it tried before. `record.json` is brought up to date after every epoch.
-    Beside it are `metrics.jsonl` and `metrics.csv`, one row per epoch; in `checkpoints/` the states "last", "best" and,
-    after a catastrophic overfitting, "before_collapse" (.safetensors with a JSON beside it), and the final evaluation's
+    Next to it are `metrics.jsonl` and `metrics.csv`, one row per epoch; in `checkpoints/` the states "last", "best"
+    and, after catastrophic overfitting, "before_collapse" (.safetensors with its JSON), and the final evaluation's
     verdict on each test image (last-verdicts.npz, and best-verdicts.npz if the best state is another one);
     `coresets/epoch-NNN.npz`; what trackers keep, in `tracking/`; and `states/`, from which `resume` continues. Of
     several processes, only the first one reads and writes files of the run.
@@ -149,7 +149,7 @@ def _write_checkpoint(journal: Journal, gather_state: Callable[[], Snapshot]) ->
     try:
         checkpoints.save(journal.path, gather_state, journal.list_facts(), journal.prepared.config.checkpoint.kept)
     except CheckpointError as error:
-        raise AdvcoreError(f"the state that was just written is not what reads back: {error}") from None
+        raise AdvcoreError(f"the state that was just written differs when it is read back: {error}") from None
 
 
 def _evaluate_states(journal: Journal, reporter: Reporter, trained: Trained) -> None:
@@ -185,7 +185,7 @@ def _evaluate_state(journal: Journal, reporter: Reporter, trained: Trained, whic
     try:
         return evaluate_state().as_dict()
     except (CheckpointError, UnsafeFileError) as error:
-        log.warning("%s; evaluating %s anew", error, which)
+        log.warning("%s; evaluating %s again", error, which)
     if distributed.is_first():
         verdicts.unlink()
     return evaluate_state().as_dict()

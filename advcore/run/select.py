@@ -1,4 +1,4 @@
-"""Use a run file for one selection, or to score all examples; and keep the coresets of a run in its folder."""
+"""Use a run file for one selection, or to score all examples; and save the coresets of a run in its folder."""
 
 import json
 import logging
@@ -38,7 +38,7 @@ _STABILITY = "adversarial_instability"
 def select(prepared: Prepared, reporter: Reporter) -> Coreset:
     """Select one coreset with the model as it is, drawing the random numbers of the run's first selection.
 
-    Its indices count in the whole training set, or in the pool beside it.
+    Its indices refer to the whole training set, or to its pool.
     """
     selector = prepared.trainer.selector
     assert selector is not None, "only a run file with a selection is used for one"
@@ -62,7 +62,7 @@ def choose_score(config: RunConfig, name: str | None) -> str:
     """Return the name of a score in GRADIENTS: `name`, or where that is None the score that the run's solver reads.
 
     Where no solver reads one, it is what its paper takes over such a run: the learning stability of adversarial
-    training (`adversarial_instability`), AIGN of other training. Raises ConfigError for a name that is no score.
+    training (`adversarial_instability`), AIGN of other training. Raises ConfigError for a name that is not a score.
     """
     scores = [key for key, gradient in GRADIENTS.items() if gradient.is_scalar]
     reads = config.selection.solver.reads if config.selection else None

@@ -1,4 +1,4 @@
-"""Labels of a pool by a teacher: predicted once, kept beside the teacher, and read again by the runs that follow."""
+"""Labels of a pool by a teacher: predicted once, saved next to the teacher, and read again by the runs that follow."""
 
 import hashlib
 import logging
@@ -47,7 +47,7 @@ def label_pool(config: RunConfig, data: Data, device: torch.device) -> tuple[Dat
 
     That is {"data.pool.teacher": {path, sha256, labels, passes, flops}}: sha256 of the weights, labels the hash of the
     labels, and what predicting them cost, now or when it was done. Without `labels: pseudo` the data stay as they are.
-    Labels are kept in a file beside the teacher's weights, under the hash of the pool, and read from it again as long
+    Labels are saved in a file next to the teacher's weights, under the hash of the pool, and read from it again as long
     as the weights stay the same. Raises CheckpointError for a teacher that is not there, or of another network.
     """
     pool = config.data.pool
@@ -70,7 +70,7 @@ def label_pool(config: RunConfig, data: Data, device: torch.device) -> tuple[Dat
 def find_teacher(name: str, config: RunConfig) -> Teacher:
     """Return the teacher that a run's folder, or a file of weights, is. Raises CheckpointError.
 
-    config : of the run that it is to serve, whose network bare weights are of.
+    config : of the run that uses it, whose network bare weights belong to.
     """
     path = expand_home(name)
     if not path.exists():
@@ -110,7 +110,7 @@ def _read_or_predict(path: Path, sha256: str, teacher: Teacher, config: RunConfi
         try:
             save_arrays(path, {"labels": labels.numpy().astype(np.int64)}, {"teacher": sha256, **cost})
         except OSError as error:
-            log.warning("labels of the pool are not kept, and will be predicted again: %s", error)
+            log.warning("labels of the pool are not saved, and will be predicted again: %s", error)
     return labels, cost
 
 

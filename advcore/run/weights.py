@@ -26,13 +26,13 @@ from advcore.version import __version__
 log = logging.getLogger(__name__)
 
 _COUNT = "num_batches_tracked"
-_BARE = "%s has no normalisation; that of the settings stands before it"
+_BARE = "%s has no normalisation; the one from the settings is put in front of it"
 # What torch.compile, FSDP and activation checkpointing add to the names of what they wrap.
 _WRAPPERS = r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\."
 
 
 def save_state(path: Path, name: str, state: State, entry: dict) -> None:
-    """Write `checkpoints/NAME.safetensors` in the run's folder `path`, and a JSON beside it.
+    """Write `checkpoints/NAME.safetensors` in the run's folder `path`, and a JSON next to it.
 
     The JSON holds the epoch of `entry`, which is the epoch's entry in the record, and advcore's version.
     """
@@ -65,13 +65,13 @@ def load_initial_weights(
             reshaped = _list_reshaped(strip_wrappers(saved), fitted)
     except OtherModelError as error:
         if error.names <= of_head:
-            raise CheckpointError(f"{error}; model.new_head: true begins with a random head") from None
+            raise CheckpointError(f"{error}; model.new_head: true starts from a random head") from None
         raise
     if is_bare and settings.weights not in LIBRARIES:  # whose normalisation is known, and in the model
         log.warning(_BARE, path)
     state = model.state_dict()
     if settings.mean is not None and not all(torch.equal(state[name], value) for name, value in given):
-        log.warning("%s has a normalisation of its own, which counts in place of model.mean and model.std", path)
+        log.warning("%s has its own normalisation, which replaces model.mean and model.std", path)
     return reshaped
 
 
@@ -93,10 +93,10 @@ class OtherModelError(CheckpointError):
 
 
 def load_state(model: nn.Module, path: Path, *, left_out: Collection[str] = ()) -> None:
-    """Load a checkpoint into `model`: one of ours, any safetensors file, or a state dict saved by torch (.pt, .pth).
+    """Load a checkpoint into `model`: advcore's own, any safetensors file, or a state dict saved by torch (.pt, .pth).
 
-    Names may have a prefix, such as "module.", or "model." in a checkpoint of Lightning; what stands beside those under
-    it is left out, with a warning in the log. Weights without normalisation are put behind that of `model`, with
+    Names may have a prefix, such as "module.", or "model." in a checkpoint of Lightning; what is stored outside that
+    prefix is left out, with a warning in the log. Weights without normalisation are put behind that of `model`, with
     another. left_out : names in the model that keep their values, whatever the file holds for them.
     Raises CheckpointError for a missing or damaged file, for one that holds the weights twice, and with the first five
     keys that do not fit (OtherModelError); UnsafeFileError for what would run code.
@@ -134,10 +134,10 @@ def put_state(model: nn.Module, saved: State, path: Path, *, left_out: Collectio
 
 
 def _unwrap_names(saved: State, expected: State, path: Path) -> State | None:
-    """Return what is saved under the expected names, all of which have the same prefix; None unless all are there.
+    """Return what is saved under the expected names, all of which have the same prefix; None unless all exist.
 
     Without a prefix, all else that is saved is returned too, so that it is refused as not of the model. What
-    `_WRAPPERS` names is left out. Raises CheckpointError where the names are there under several prefixes.
+    `_WRAPPERS` names is left out. Raises CheckpointError where the names occur under several prefixes.
     """
     names = {_leave_out_wrappers(name): name for name in expected}
     values = {_leave_out_wrappers(name): value for name, value in saved.items() if name != AVERAGED}
@@ -146,7 +146,7 @@ def _unwrap_names(saved: State, expected: State, path: Path) -> State | None:
     prefixes = [prefix for prefix in prefixes if all(prefix + name in values for name in names)]
     if len(prefixes) > 1:
         got = " and ".join(repr(prefix) for prefix in prefixes)
-        raise CheckpointError(f"{path} holds the weights under {got}; save the state dict of one of the models alone")
+        raise CheckpointError(f"{path} holds the weights under {got}; save the state dict of only one of the models")
     if not prefixes:
         return None
     (prefix,) = prefixes
@@ -154,7 +154,7 @@ def _unwrap_names(saved: State, expected: State, path: Path) -> State | None:
         return {names.get(name, name): value for name, value in values.items()}
     others = [name for name in values if name.removeprefix(prefix) not in names]
     if others:
-        log.warning("%s: left out what is not of the model under %s: %s", path, prefix, list_first(others, 5))
+        log.warning("%s: left out entries outside the model under %s: %s", path, prefix, list_first(others, 5))
     return {names[name]: values[prefix + name] for name in names}
 
 
@@ -188,7 +188,7 @@ def find_checkpoint(path: Path, which: str = "last", config: RunConfig | None = 
     """Return the file that `--checkpoint` means: `last` or `best` of the run folder `path`, or the path `which`.
 
     config : the settings in `path`, where that may be a run file. A run file has no checkpoints; the error suggests the
-        folder that its run is written to by default, if that is there.
+        folder that its run is written to by default, if that exists.
 
     Raises CheckpointError where the run has no such file, UnsafeFileError for a link that leads out of the folder. Of a
     path `which`, nothing is checked.
@@ -197,7 +197,7 @@ def find_checkpoint(path: Path, which: str = "last", config: RunConfig | None = 
         return Path(which)
     if config is not None and not path.is_dir():
         folder = choose_default_folder(config)
-        hint = f": {folder} is there" if (folder / "record.json").exists() else ""
+        hint = f": {folder} exists" if (folder / "record.json").exists() else ""
         rule = "a file of weights where a run file is evaluated (--checkpoint FILE.safetensors)"
         raise CheckpointError(must("--checkpoint", rule, which, f"or name a run's folder in place of {path}{hint}"))
     file = path / "checkpoints" / f"{which}.safetensors"
@@ -227,7 +227,7 @@ def find_pretraining(path: Path) -> dict[str, dict[str, int]]:
 def compute_weights_hash(path: Path) -> str:
     """Return the sha256 of a checkpoint's file.
 
-    Raises CheckpointError for a missing file, and where the JSON beside it is damaged or holds another sha256.
+    Raises CheckpointError for a missing file, and where the JSON next to it is damaged or holds another sha256.
     """
     if os.path.exists(path.with_suffix(".json")):
         return load_tensors(path)[1]["sha256"]

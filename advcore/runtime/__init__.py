@@ -1,1 +1,1 @@
-"""What lies between the methods and the machine: devices, precision, memory, threads, signals, borrowed models."""
+"""The layer between methods and machine: devices, precision, memory, threads, signals, temporary model modes."""

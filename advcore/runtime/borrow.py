@@ -1,4 +1,4 @@
-"""Lend a model out in a given mode, and give it back exactly as it was."""
+"""Put a model in a mode temporarily, and restore it exactly."""
 
 import contextlib
 import itertools
@@ -79,7 +79,9 @@ def note_modes(model: nn.Module) -> list[str]:
     if not names or not any(module.training for module in model.modules()):
         return []
     count = format_count(len(names), "submodule")
-    return [f"in eval mode as handed over, so in training too: {count}, {names[0]} the first; model.train() changes it"]
+    return [
+        f"{count} in eval mode when passed, and kept so in training, the first {names[0]}; model.train() changes it"
+    ]
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from advcore.runtime.signals import check
 
 @dataclass(frozen=True)
 class CountedModel:
-    """A model that tells how many passes it does; a backward pass is one whose gradient reaches the logits.
+    """A model that counts its passes; a backward pass is one whose gradient reaches the logits.
 
     Parameters
     ----------

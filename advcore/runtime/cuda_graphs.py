@@ -37,7 +37,7 @@ def replay(model: nn.Module, key: Hashable, work: Work, inputs: Sequence[Tensor]
     """Return `work(*inputs)` by its graph; None the first time, when the caller runs the work itself.
 
     model : the model whose weights and buffers the work reads. Their values may change between calls; once one lies at
-        another address, the work is recorded anew.
+        another address, the work is recorded again.
     key : everything else that the work depends on, besides the inputs' shapes and types. Work whose key has no hash is
         never recorded, and gives None.
 

@@ -32,7 +32,7 @@ class Mark(NamedTuple):
 
 
 def mark(device: torch.device | None) -> Mark:
-    """Mark the present moment in the work of `device`; None stands for the host."""
+    """Mark the present moment in the work of `device`; None means the host."""
     if device is None or device.type != "cuda":
         return Mark(time.perf_counter())
     event = torch.cuda.Event(enable_timing=True)

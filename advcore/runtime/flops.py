@@ -133,8 +133,8 @@ def _measure_each(
 
     While it runs, the parameters `trained` require gradients, and no others.
 
-    torch refuses to count, or to differentiate twice, by many errors. Of what a network raises itself, its next pass
-    tells.
+    torch refuses to count, or to differentiate twice, by many errors. Errors of the
+    network itself appear in its next pass.
     """
     problem = ""
     for has_hooks in (False, True):
@@ -170,7 +170,7 @@ def _run_plainly(model: nn.Module, *, has_hooks: bool) -> Iterator[None]:
         borrow(model),
         contextlib.ExitStack() as stack,
     ):
-        # A network may draw from these too, and training goes on from where they stood.
+        # A network may draw from these too, and training continues from their state.
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())

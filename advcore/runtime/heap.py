@@ -12,7 +12,7 @@ from collections.abc import Mapping
 _TRIM_THRESHOLD = -1  # parameters of mallopt, from glibc's malloc.h
 _MMAP_THRESHOLD = -3
 _NEVER = -1
-_LARGEST = 256 * 2**20  # bytes of a block that is kept; mapping a larger one anew is cheap for its size
+_LARGEST = 256 * 2**20  # bytes of a block that is kept; mapping a larger one again is cheap for its size
 # Environment variables by which a user has chosen an allocator or its settings.
 USERS_CHOICE = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "LD_PRELOAD")
 

@@ -65,7 +65,7 @@ class Pieces:
         self.size = max(self.least, size // 2 // self.least * self.least)
         graphs.forget()  # each graph holds the memory of a whole attack
         release_memory()
-        self.events.append(Event("memory", f"out of memory with {size} {self.of} at once; going on with {self.size}"))
+        self.events.append(Event("memory", f"out of memory with {size} {self.of} at once; continuing with {self.size}"))
         log.warning("%s", self.events[-1])
 
 

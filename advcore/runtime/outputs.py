@@ -10,7 +10,7 @@ from advcore.errors import ConfigError, must
 
 _WAY_OUT = "wrap it in a module that returns them, or an object with .logits"
 
-# Descriptions of the outputs that held more than logits (`note_outputs`); None where nobody asks for them.
+# Descriptions of the outputs that held more than logits (`note_outputs`); None where they are not collected.
 _notes: ContextVar[list[str] | None] = ContextVar("notes", default=None)
 
 
@@ -37,7 +37,7 @@ def read_logits(output: object, examples: int) -> Tensor:
 
 
 def _describe(output: object) -> object:
-    """Return what stands for an output in an error: a tensor's shape, else the type, of a tuple those of its parts."""
+    """Return how an error describes an output: a tensor's shape, else the type, of a tuple those of its parts."""
     if isinstance(output, Tensor):
         return tuple(output.shape)
     if isinstance(output, (tuple, list)):

@@ -28,7 +28,7 @@ FAMILY = "advcore_family"
 
 @settings
 class Speed:
-    """Settings for the speed of training and selection; null and "auto" stand for what suits the device.
+    """Settings for the speed of training and selection; null and "auto" choose what suits the device.
 
     Perturbations, projections, losses, residuals and solvers stay in float32 or wider whatever is set.
 
@@ -192,13 +192,13 @@ def run_model(model: nn.Module, x: Tensor) -> Tensor:
             logits = read_logits(forward(x), len(x))
     if logits.dtype == torch.float64:
         return logits
-    return logits.float()  # a model may run in half precision, or less, by itself
+    return logits.float()  # a model may itself run in half precision, or less
 
 
 def measure_precision(logits: Tensor) -> float:
     """Return the relative distance of neighbouring numbers in the narrowest type that holds all these logits exactly.
 
-    Logits of a model that runs in half precision by itself are float32 here, and as coarse as before.
+    Logits of a model that itself runs in half precision are float32 here, and as coarse as before.
     """
     for dtype in (torch.bfloat16, torch.float16):
         if torch.equal(logits, logits.to(dtype).to(logits.dtype)):

@@ -1,4 +1,4 @@
-"""State dicts as models have them: beside plain tensors, expanded, sparse and quantised ones, and extra state."""
+"""State dicts of all models: besides plain tensors, expanded, sparse and quantised ones, and extra state."""
 
 import copy
 import io
@@ -70,7 +70,7 @@ def copy_state(model: nn.Module) -> dict:
 
 
 def unexpand_buffers(model: nn.Module) -> None:
-    """Give expanded buffers memory of their own, so that they can be written to."""
+    """Give expanded buffers their own memory, so that they can be written to."""
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             if narrow_expanded(buffer) is not buffer:

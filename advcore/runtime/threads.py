@@ -106,7 +106,7 @@ def prepare_environment(environment: MutableMapping[str, str] = os.environ, limi
     """Set what OpenMP reads when torch is imported, unless the user has set it.
 
     Waiting threads sleep after a short while. A quota below the CPU affinity limits their number; torch follows the
-    affinity by itself.
+    affinity alone.
     """
     if not any(name in environment for name in _WAITING_SETTINGS):
         environment.update({WAITING: "PASSIVE", SPIN_COUNT: str(SPINS)})  # GNU OpenMP goes by the second

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from advcore.errors import ConfigError, SettingProblem
 from advcore.runtime.precision import run_model
 
-ABSENT = "none (as behind no_grad, detach, .data, argmax or numpy)"
-_ZERO = "0 at every image of the first batch (as behind rounding, or by underflow)"
+ABSENT = "none (as after no_grad, detach, .data, argmax or numpy)"
+_ZERO = "0 at every image of the first batch (as after rounding, or by underflow)"
 
 
 def describe_fault(fault: str) -> SettingProblem:

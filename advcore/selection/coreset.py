@@ -45,14 +45,14 @@ ATTACK_MODES = ("eval", "train")
 
 @settings
 class AdversarialCoreset(SelectionSettings):
-    """Choose a weighted subset whose gradient at the attacked points stands for that of the whole set.
+    """Select a weighted subset whose gradient at the attacked points approximates that of the whole set.
 
     Parameters
     ----------
     objective : what is trained, such as `Trades(beta=6)`.
     solver : `GradMatch()`, or another of `advcore.solvers.SOLVERS`.
     attack : the selection's attack; None for an objective that is not attacked.
-    full_attack : the attack that `attack` is a cheaper substitute for; None: `attack` is no substitute.
+    full_attack : the attack that `attack` is a cheaper substitute for; None: `attack` is not a substitute.
     head : name of the last linear layer; None finds it.
     attack_mode : mode of the model while it is attacked: "eval", or "train" as in some published codes.
     block_size : for per_batch: the training batch size.
@@ -61,7 +61,7 @@ class AdversarialCoreset(SelectionSettings):
         rows_place : see `SelectionSettings`.
 
     Cost of a selection: one attack of the whole set, then the solver's. All rows are held, in memory or in a temporary
-    file (`memory_limit`), and beside them those of one problem at a time. Several processes (torch.distributed) share
+    file (`memory_limit`), and in addition those of one problem at a time. Several processes (torch.distributed) share
     the attack, in chunks that do not depend on how many they are; the first solves, and all must call `select` with the
     same model, and get the same coreset.
     Reference: Dolatabadi et al. 2022, algorithm 1.
@@ -101,7 +101,7 @@ class AdversarialCoreset(SelectionSettings):
 
     @property
     def represents(self) -> bool:
-        """Whether the solver represents the real data beside a pool one by one, instead of matching their sum."""
+        """Whether the solver represents the real examples one by one with a pool, instead of matching their sum."""
         return self.target == "real" and find_represent(self.solver) is not None
 
     @property
@@ -163,7 +163,7 @@ class AdversarialCoreset(SelectionSettings):
         ledger : also counts this selection's passes and seconds.
         on_chunk : called with the number of examples attacked so far and in all.
 
-        Raises DataError, ConfigError, BudgetError for what the user can mend, NonFiniteError if the model has diverged,
+        Raises DataError, ConfigError, BudgetError for what the user can fix, NonFiniteError if the model has diverged,
         NoMemoryError where the work cannot be cut into smaller pieces.
         """
         source = as_source(cast(MapStyle, dataset), find_device(model))  # torch's Dataset does not declare a length
@@ -184,7 +184,7 @@ class AdversarialCoreset(SelectionSettings):
                 return self._keep_all(call)
             coreset = self._select_subset(call, rows, previous)
         for event in coreset.events:
-            if event.kind != "time":  # which was told before the work
+            if event.kind != "time":  # which was reported before the work
                 log.warning("selection at epoch %d: %s", call.epoch, event)
         return coreset
 

@@ -15,7 +15,7 @@ from advcore.types import Event
 if TYPE_CHECKING:
     from advcore.selection.coreset import AdversarialCoreset
 
-LONG = 10  # minutes from which a selection is told to take long
+LONG = 10  # minutes from which a selection is reported to take long
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _list_ways_out(selector: "AdversarialCoreset") -> str:
     if getattr(selector.solver, "epsilon", 1) is None:
         ways.append("solver.epsilon: 0.1 (stochastic greedy)")
     ways.append("a smaller budget")
-    return f"use {', '.join(ways)}, or select from random blocks of the data and again from what they gave"
+    return f"use {', '.join(ways)}, or select from random blocks of the data and again from their picks"
 
 
 def settle_minutes(work: Work, limit: float | None, device: torch.device) -> tuple[Event, ...]:

@@ -165,8 +165,8 @@ def _measure_rows(
 def sample_in_full(selector: "AdversarialCoreset", call: Call, solution: Solution, rows: Rows | None) -> Sample | None:
     """Attack a sample of the coreset and of the other examples in full; passes count as evaluation.
 
-    rows : those of the selection. Return None where its attack is no cheaper than the full one and its rows are those
-    of the model as it is, where rows are no gradients or the solver reads none, and in processes that have no rows.
+    rows : those of the selection. Return None where its attack is not cheaper than the full one and its rows are those
+    of the model as it is, where rows are not gradients or the solver reads none, and in processes that have no rows.
     """
     size = selector.full_examples
     if not size or not _differs_in_full(selector) or not has_large_rows(selector) or isinstance(rows, DenseRows):
@@ -218,4 +218,4 @@ def refuse_other_rows(rows: Rows, n: int) -> None:
         raise DataError(must("rows", f"one row for each of the {n} examples", len(rows)))
     first = find_first_not_finite(rows.squared_norms())
     if first is not None:
-        raise DataError(f"rows must be finite, got NaN or infinity, first at example {first}; measure them anew")
+        raise DataError(f"rows must be finite, got NaN or infinity, first at example {first}; measure them again")

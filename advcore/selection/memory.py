@@ -32,7 +32,7 @@ class Estimate:
 
     rows : of all gradient rows. problem : of the largest problem's copy of its rows. matrix, solver : what its solver
     adds. working : of sums and strips in float64. spilled : whether the rows are in a file, and so not in memory.
-    work : what solving takes, beside that (`selection.duration`).
+    work : what solving takes, in addition (`selection.duration`).
     """
 
     rows: int
@@ -80,7 +80,7 @@ def estimate(
     """Estimate the memory of a selection from figures alone; None where no row is measured.
 
     counts : examples of each class. classes, features : outputs and inputs of the head. held_out : validation examples,
-    or real ones beside a pool, which count where they are the target. itemsize : bytes of a number in the factors.
+    or real ones with a pool, which count where they are the target. itemsize : bytes of a number in the factors.
     """
     if not has_large_rows(selector):
         return None

@@ -31,8 +31,8 @@ class Problem:
 
     name : of the problem. load : loads its rows when they are needed, so that one problem's are in memory at a time.
     members : (n,) the example to which each row belongs. k : how many rows to pick.
-    blocks : where a row stands for a whole block, the blocks; `members` then holds each block's first example.
-    load_target : computes what the rows are to stand for, as `rows.total` does; None: their own sum.
+    blocks : where a row represents a whole block, the blocks; `members` then holds each block's first example.
+    load_target : computes what the rows are to represent, as `rows.total` does; None: their own sum.
     load_goal : loads the other examples' rows whose mean is that target, for solvers that represent them one by one.
     """
 
@@ -51,7 +51,7 @@ class Problem:
 
     @property
     def target(self) -> Tensor | None:
-        """(C, D + 1) float64, what the rows are to stand for, computed at each access; None: their own sum."""
+        """(C, D + 1) float64, what the rows are to represent, computed at each access; None: their own sum."""
         return None if self.load_target is None else self.load_target()
 
     @property

@@ -1,4 +1,4 @@
-"""What a coreset's weights are like, and how well its weighted gradient stands for that of all examples."""
+"""Describes a coreset's weights, and how well its weighted gradient approximates that of all examples."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The coreset: which examples were selected, with what weights, and how well they stand for the data."""
+"""The coreset: which examples were selected, with what weights, and how well they represent the data."""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,20 +21,20 @@ from advcore.types import Event, Facts, digest_labels
 NORMALISE = ("coreset", "batch", "none", "equal")
 
 _SIGNED = "use normalise: none or a non-negative solver"
-_ARRAYS = ("indices", "weights", "blocks")  # fields that a file holds as arrays, beside the JSON of the others
+_ARRAYS = ("indices", "weights", "blocks")  # fields that a file holds as arrays; the others are in its JSON
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Coreset:
-    """A weighted subset that stands for a whole data set. Made by `AdversarialCoreset.select`.
+    """A weighted subset that represents a whole data set. Made by `AdversarialCoreset.select`.
 
     Parameters
     ----------
     indices : (K,) long, unique, into the data set it was selected from.
-    weights : (K,) float32; each example's coefficient in the sum that stands for the whole set.
+    weights : (K,) float32; each example's coefficient in the sum that represents the whole set.
     blocks : (K,) long, with `per_batch`: the block in which each example came, trained on as one batch; else None.
     num_examples : N, the size of the data that `indices` refer to.
-    population : how many of the N examples the weights stand for; None for all.
+    population : how many of the N examples the weights represent; None for all.
     fingerprint : of the data (`digest_labels`).
     epoch, solver, partition, seed, budget : where it came from.
     quality : gradient_error, gradient_error_trained, gradient_error_random of draws from the same partition (None
@@ -121,7 +121,7 @@ class Coreset:
     def loader(self, dataset: Dataset, batch_size: int, *, shuffle: bool = True, **options: object) -> DataLoader:
         """Return a torch DataLoader over the `subset`; `options` are DataLoader's own.
 
-        A last batch of one example joins the one before it, because BatchNorm cannot learn from one. Raises as
+        A last batch of one example joins the one before it, because BatchNorm cannot train on one. Raises as
         `subset` does, and ConfigError for a batch without examples.
         """
         require(check_at_least("batch_size", batch_size, 1))
@@ -159,7 +159,7 @@ class Coreset:
         return cls(**(state | {"info": tuple(state["info"]), "events": tuple(map(Event.load, state["events"]))}))
 
     def save(self, path: str | Path) -> Path:
-        """Write `path` (.npz, which is added if it is missing) and a JSON beside it; return the path."""
+        """Write `path` (.npz, which is added if it is missing) and a JSON next to it; return the path."""
         path = _add_suffix(path)
         state = self.state()
         arrays = {name: state[name].cpu().numpy() for name in _ARRAYS if state[name] is not None}

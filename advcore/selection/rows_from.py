@@ -25,7 +25,7 @@ _INSTEAD = "use rows_from: attack"
 
 @settings
 class Refresh:
-    """Attack some of the examples outside of the coreset after each epoch, and measure their rows anew.
+    """Attack some of the examples outside of the coreset after each epoch, and measure their rows again.
 
     Parameters
     ----------
@@ -40,11 +40,11 @@ class Refresh:
         require(check_share("share", self.share), check_one_of("by", self.by, ORDERS))
 
     def count_refreshed(self, outside: int) -> int:
-        """Return how many of the examples outside of the coreset are measured anew after an epoch."""
+        """Return how many of the examples outside of the coreset are remeasured after an epoch."""
         return min(outside, max(1, round(self.share * outside)))
 
     def choose(self, outside: Tensor, epochs: Tensor, count: int, stream: Stream) -> Tensor:
-        """Return which `count` examples of `outside` (n,) are measured anew, in ascending order.
+        """Return which `count` examples of `outside` (n,) are remeasured, in ascending order.
 
         epochs : (n,) long, in which the row of each was taken.
         """
@@ -67,14 +67,14 @@ def find_unread_problem(selector: "AdversarialCoreset") -> SettingProblem | None
     if selector.rows_from == "training":
         return None
     if selector.refresh is not None:
-        return must("refresh", "null with rows_from: attack", selector.refresh, "all rows are measured anew")
+        return must("refresh", "null with rows_from: attack", selector.refresh, "all rows are remeasured")
     if selector.rows_place != "auto":
         return must("rows_place", "auto with rows_from: attack", selector.rows_place, "use memory_limit")
     return None
 
 
 def check_attack_is_used(selection: "SelectionSettings", attack: Attack | None) -> SettingProblem | None:
-    """Return a problem if a selection has an attack of its own, and no example that it attacks."""
+    """Return a problem if a selection has its own attack, and no example that it attacks."""
     is_used = selection.rows_from == "attack" or selection.refresh is not None
     rule = "null for rows_from: training without a refresh"
     return unless(attack is None or is_used, must("attack", rule, attack, "nothing is attacked"))
@@ -89,7 +89,9 @@ def find_catch_problem(selector: "AdversarialCoreset") -> SettingProblem | None:
         return must("rows_from", "attack for a solver that reads scores from a file", "training", "or leave out scores")
     catch = find_catch(selector)
     if catch is None:
-        return must("rows_from", f"attack for a solver that reads {reads}", "training", "training steps do not show it")
+        return must(
+            "rows_from", f"attack for a solver that reads {reads}", "training", "training steps do not compute it"
+        )
     if selector.refresh is not None and catch.read is None:
         way_out = f"{reads} scores are averaged over the epochs on all data"
         return must("refresh", "null for this solver", selector.refresh, way_out)
@@ -107,7 +109,7 @@ def _find_start_problem(selector: "AdversarialCoreset", reads: str) -> SettingPr
     """Return why the first step of the attack says nothing about the example; None if it does."""
     attack = selector.attack
     if not is_attacked(selector.objective) or attack is None:
-        return must("rows_from", f"attack for {reads} scores without an attack", "training", "no step shows them")
+        return must("rows_from", f"attack for {reads} scores without an attack", "training", "no step computes them")
     if needs_clean(selector.objective, getattr(attack, "climbs", "")):
         rule = f"attack for {reads} scores where the attack climbs a divergence"
         return must("rows_from", rule, "training", "its gradient is 0 near the clean image, where the attack starts")

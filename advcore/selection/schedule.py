@@ -42,7 +42,7 @@ class When:
     Parameters
     ----------
     headroom : selecting starts at the first planned selection before which an epoch's headroom was below this, in
-        (0, 1]. Once started, it goes on.
+        (0, 1]. Once started, selection continues.
     """
 
     headroom: float = setting(default=0.5, unit="share")
@@ -74,14 +74,14 @@ class Schedule:
 
     Parameters
     ----------
-    epochs : E, epochs of the full run that this run stands for.
+    epochs : E, epochs of the full run that this run replaces.
     budget : c, share of the data in a coreset, in (0, 1].
     warm_start : kappa, share of E before the first selection, in [0, 1). round(c int(kappa E)) of those epochs run,
         on all data; the others are skipped, so that the run costs about c E epochs.
     period : T, coreset epochs from one selection to the next; None selects once.
     schedule : "compressed", or "acs", which selects where (epoch mod T) == 0, in epochs of the full run, and trains on
         a random subset before that; or "pool", for data with a pool, whose images are what is chosen: all E epochs run,
-        each with the steps of one on the real data, the first int(kappa E) of them beside the whole pool.
+        each with the steps of one on the real data, the first int(kappa E) of them with the whole pool.
     when : holds selections back (`When`); None selects at each of them.
 
     With budget 1 all E epochs run on all data.
@@ -105,7 +105,7 @@ class Schedule:
 
     @staticmethod
     def find_problems(fields: _ScheduleFields) -> list[SettingProblem | None]:
-        """Return what is wrong with the `warm_start`, `period` and `schedule` of `fields` (a `Schedule`, or alike)."""
+        """Return what is wrong with the `warm_start`, `period` and `schedule` of `fields`, such as a `Schedule`."""
         counts_epochs = fields.schedule != "acs" or fields.period
         return [
             check_within("warm_start", fields.warm_start, 0, 0.999),
@@ -176,7 +176,7 @@ class Schedule:
         places = f"{', '.join(earlier)} and {last}" if earlier else last
         share = f"at {100 * self.budget:g} %"
         if self.is_beside_pool:
-            share = f"beside {100 * self.budget:g} % of the pool"
+            share = f"with {100 * self.budget:g} % of the pool"
         text = f"{parts} {share}, selecting at {places}"
         if self.length < self.epochs:
             text += f"; {self.length} of {self.epochs} epochs run"

@@ -45,7 +45,7 @@ class Scores:
     sha256: str = field(default="", compare=False)
 
     def save(self, path: Path) -> Path:
-        """Write `path` (.npz) and a JSON file beside it, which holds the hash; return the path."""
+        """Write `path` (.npz) and a JSON file next to it, which holds the hash; return the path."""
         facts = {name: value for name, value in asdict(self).items() if name not in ("indices", "values", "sha256")}
         save_arrays(path, {"indices": self.indices.numpy(), "values": self.values.numpy()}, {"kind": SCHEMA, **facts})
         return path
@@ -57,7 +57,7 @@ class Scores:
         if not path.name:
             raise CheckpointError(f"{str(path)!r} is not the name of a file")
         if not path.exists():
-            raise CheckpointError(f"{path} is missing; make it with `advcore score`")
+            raise CheckpointError(f"{path} is missing; create it with `advcore score`")
         arrays, facts = load_arrays(path)
         try:
             if facts.pop("kind", None) != SCHEMA:
@@ -95,7 +95,7 @@ class Scores:
         if (self.num_examples, self.fingerprint) != (num_examples, fingerprint):
             raise DataError(
                 f"{path} holds the scores of another data set: {self.num_examples} examples ({self.fingerprint}), got "
-                f"{num_examples} ({fingerprint}); make them anew with `advcore score`"
+                f"{num_examples} ({fingerprint}); compute them again with `advcore score`"
             )
         values = torch.full((num_examples,), float("nan"), dtype=torch.float64)
         values[self.indices] = self.values

@@ -28,12 +28,12 @@ class SelectionSettings:
     ----------
     partition : "whole", "per_class", "per_batch" or "per_class_per_gradient".
     budget : share of the data to keep, in (0, 1]; K = max(1, round(budget N)). 1.0 keeps all data with weight 1, and
-        neither attacks nor solves. Beside data.pool it is the share of the pool.
+        neither attacks nor solves. With data.pool it is the share of the pool.
     rows : "full", "weight" or "bias": which part of the head's gradient is matched.
-    blocks : for per_batch: "permuted" (anew at every selection) or "stored_order" (as published).
+    blocks : for per_batch: "permuted" (again at every selection) or "stored_order" (as published).
     chunk_size : examples attacked at once; a multiple of 16. The result does not depend on it beyond float rounding.
     target : whose gradient the coreset is to match: "train", that of the data it is chosen from, or "validation", that
-        of the held-out examples, or beside a pool "real", that of the real data; those are attacked too. Validation
+        of the held-out examples, or with a pool "real", that of the real data; those are attacked too. Validation
         needs a solver that fits a target (gradmatch); real does, or craig, which then picks the images of the pool that
         represent the real ones.
     full_examples : where the selection's attack is cheaper than the full one: how many examples, half of them from the
@@ -41,7 +41,7 @@ class SelectionSettings:
     memory_limit : GB that a selection may hold, without the model. Rows that exceed it go to a temporary file; what
         would still exceed it is refused. Null: 80 % of what is free when the selection begins.
     max_minutes : how long a selection may solve, by an estimate that does not depend on the machine's load; more is
-        refused before anything is attacked. Null: any time; from 10 minutes on a warning tells it.
+        refused before anything is attacked. Null: any time; from 10 minutes on there is a warning.
     rows_from : "attack", all examples are attacked and measured at each selection; or "training", rows are caught in
         the training steps before it, so that a selection takes no passes. Those of examples that are not trained on
         grow old.

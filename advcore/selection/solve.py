@@ -33,7 +33,7 @@ def solve_all(
 ) -> tuple[list[Selection], list[Event]]:
     """Return one answer per problem, and what fell back or was left out.
 
-    Where a solver picks nothing for a problem that has a share, random picks stand in, at the mean weight of all other
+    Where a solver picks nothing for a problem that has a share, random picks are used, at the mean weight of all other
     picks. Of several processes, each solves every size-th problem. `problems` are the first one's; in the others they
     are None, and these solve on `device` and return two empty lists. Raises NoMemoryError for a problem
     that does not fit in memory in any way.
@@ -164,7 +164,7 @@ def _solve_within_memory(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error) or getattr(solver, "matrix", "free") == "free":
             raise
-    events.append(Event("memory", "out of memory with a problem's matrix held; going on without it"))
+    events.append(Event("memory", "out of memory with a problem's matrix held; continuing without it"))
     log.warning("%s", events[-1])
     solver = replace(solver, matrix="free")  # outside of the handler, where what the failed call held is free again
     return solver, _solve_tasks(solver, pieces, tasks)
@@ -205,7 +205,7 @@ def _find_picks_problem(source: str, task: Task, answer: Selection) -> SettingPr
 
 
 def _group_problems(solver: Solver, problems: list[Problem]) -> Iterator[list[Problem]]:
-    """Yield problems that are solved together: on CUDA as many as need up to 4 GB, elsewhere each by itself."""
+    """Yield problems that are solved together: on CUDA as many as need up to 4 GB, elsewhere one at a time."""
     group: list[Problem] = []
     total = 0
     for problem in problems:
@@ -273,7 +273,7 @@ def solve(solver: Solver, problems: list[Problem] | None, generator: Stream, dev
 def join(problems: list[Problem], answers: list[Selection]) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return indices (K,) into the data set, weights (K,), and the block of each (K,), where blocks were chosen whole.
 
-    The third is None for problems whose rows stand for single examples; a problem over blocks is the only one.
+    The third is None for problems whose rows represent single examples; a problem over blocks is the only one.
     """
     weights = torch.cat([answer.weights for answer in answers])
     all_blocks = problems[0].blocks

@@ -1,4 +1,4 @@
-"""Turns gradient rows and a count into indices and weights; numerics only, no model, no data."""
+"""Turns gradient rows and a count into indices and weights; numerics only, without model or data."""
 
 from advcore.solvers.boundary import BoundaryKMeans
 from advcore.solvers.craig import Craig

@@ -24,7 +24,7 @@ class Task:
     """One call of a solver.
 
     rows : N rows. k : how many to pick. target : as in `Solver`. generator : bound to the rows' example indices.
-    goal : other examples' rows, which a solver that can (`represent`) represents in place of its own.
+    goal : other examples' rows, which a solver that can (`represent`) represents in place of the task's rows.
     """
 
     rows: Rows
@@ -56,7 +56,7 @@ class Solver(Protocol):
     together(tasks) : solves several problems as one batch where that is faster.
     represent(rows, k, goal, generator) : picks at most k rows that are nearest to the rows `goal` of other examples;
         None where its settings do not allow that.
-    memory(n, k) : returns the bytes {"matrix", "solver"} that it takes beside n rows; without it, none are expected.
+    memory(n, k) : returns the bytes {"matrix", "solver"} that it needs besides n rows; without it, none are expected.
     operations(n, k, shape) : returns how many multiplications it takes to pick k of n rows of a `RowShape`; without it,
         none are expected.
 
@@ -92,11 +92,11 @@ def check_problem(rows: Rows, k: int) -> Tensor:
 def refuse_target(solver: object, target: Tensor | None) -> None:
     """Raise ConfigError if a target is passed to a solver that looks at the rows alone."""
     if target is not None:
-        raise ConfigError(f"{type(solver).__name__} stands for its rows and takes no target; use GradMatch for one")
+        raise ConfigError(f"{type(solver).__name__} represents its own rows and takes no target; use GradMatch for one")
 
 
 def estimate_memory(solver: object, n: int, k: int) -> dict[str, int]:
-    """Return the bytes that a solver says it takes beside n rows; 0 if it does not say."""
+    """Return the bytes that a solver says it needs besides n rows; 0 if it does not say."""
     measure = getattr(solver, "memory", None)
     return measure(n, k) if measure else {"matrix": 0, "solver": 0}
 

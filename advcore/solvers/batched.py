@@ -31,7 +31,7 @@ def pursue_together(
 
     Differs from `pursue`: a problem's `residual` is not called, and there are no leaps.
     Cost a few dozen kernels a step, as many steps as the largest k and the rows that leave; memory
-    P N (N + k) x 4 + P k^2 x 8 bytes for P problems of at most N rows, beside the matrices passed in.
+    P N (N + k) x 4 + P k^2 x 8 bytes for P problems of at most N rows, in addition to the matrices passed in.
     """
     with force_float32():
         batch = _Batch(grams, problems, nonnegative=nonnegative, tolerance=tolerance)

@@ -23,7 +23,7 @@ _SURPLUS = 2  # winners of the first round for each pick, or more where they fit
 
 # rows of a block, how many to pick, what they are to sum to, and random numbers, to the answer
 Match = Callable[[Rows, int, Tensor, Stream], Selection]
-# rows of a block, how many rows each stands for, how many to pick, and random numbers, to the answer
+# rows of a block, how many rows each represents, how many to pick, and random numbers, to the answer
 Cluster = Callable[[Rows, Tensor, int, Stream], Selection]
 
 
@@ -106,7 +106,7 @@ def cluster_in_blocks(cluster: Cluster, rows: Rows, k: int, *, size: int, stream
 
     In the first round each block picks winners as medoids of its rows, as many as in `match_in_blocks`. In the second
     the winners, each of which counts as many times as there are rows it is nearest to, pick their shares. Weights are
-    numbers of rows, and sum to N. By the triangle inequality a row is no farther from the pick that stands for it than
+    numbers of rows, and sum to N. By the triangle inequality a row is not farther from the pick that represents it than
     the sum of both rounds' distances; of each round, on its block, greedy picks are within 1 - 1/e of the best
     objective.
     """

@@ -1,4 +1,4 @@
-"""Boundary and k-means: images of a pool that lie between clusters of features, and random ones beside them."""
+"""Boundary and k-means: images of a pool that lie between clusters of features, and a random share of the others."""
 
 from typing import ClassVar
 
@@ -59,7 +59,7 @@ class BoundaryKMeans:
 
 
 def find_centres(points: Tensor, clusters: int, generator: Stream) -> Tensor:
-    """Return at most so many k-means centres (c, D) float64 of points (N, D); fewer where fewer points differ."""
+    """Return at most `clusters` k-means centres (c, D) float64 of points (N, D); fewer where fewer points differ."""
     centres = _draw_centres(points, clusters, generator)
     for _ in range(_MOST_STEPS):
         sums = torch.zeros_like(centres)
@@ -92,7 +92,7 @@ def _draw_centres(points: Tensor, clusters: int, generator: Stream) -> Tensor:
 
 
 def measure_gaps(points: Tensor, centres: Tensor) -> Tensor:
-    """Return how much farther each point's second nearest centre is than its nearest, (N,) float64; 0 beside one."""
+    """Return how much farther each point's second nearest centre is than its nearest, (N,) float64; 0 for one."""
     if len(centres) < 2:
         return torch.zeros(len(points), dtype=torch.float64, device=points.device)
     gaps = []

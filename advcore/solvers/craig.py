@@ -42,7 +42,7 @@ class Craig:
     ----------
     distance : "euclidean", or "squared" as the published adversarial code has it.
     epsilon : null for exact greedy, at least 1 - 1/e of the best objective; a number in (0, 1) for stochastic greedy:
-        each pick is the best of (N / k) ln(1 / epsilon) rows drawn anew, and the expected objective is at least
+        each pick is the best of (N / k) ln(1 / epsilon) newly drawn rows, and the expected objective is at least
         1 - 1/e - epsilon of the best (Mirzasoleiman et al. 2015, theorem 1).
     matrix : "held" keeps a problem's distance matrix, "free" computes its rows whenever they are needed, "auto" holds
         it up to 4 GB (about 31,000 rows). Both are exact.
@@ -140,7 +140,7 @@ class Craig:
         return represent(rows, goal, k, squared=squared, unit=unit, matrix=self.matrix, counts=counts)
 
     def memory(self, n: int, k: int) -> dict[str, int]:
-        """Return the bytes taken beside n float32 rows: by the matrix, and by the rows of it that are read together."""
+        """Return the bytes needed besides n float32 rows: by the matrix, and by its rows that are read together."""
         if self.block_size is not None:
             n = min(n, self.block_size)
         if self.backend == "submodlib" or matrix_is_held(self.matrix, n):

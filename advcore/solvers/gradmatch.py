@@ -80,7 +80,7 @@ class GradMatch:
         return self.together([Task(rows=rows, k=k, target=target, generator=generator)])[0]
 
     def together(self, tasks: Sequence[Task]) -> list[Selection]:
-        """Solve several tasks; those whose Gram matrices lie where that is faster advance as one batch."""
+        """Solve several tasks; those with Gram matrices on a device where that is faster advance as one batch."""
         in_blocks = {i: self._match_in_blocks(task) for i, task in enumerate(tasks) if self._is_cut(len(task.rows))}
         others = iter(self._match_together([task for i, task in enumerate(tasks) if i not in in_blocks]))
         return [in_blocks[i] if i in in_blocks else next(others) for i in range(len(tasks))]
@@ -106,7 +106,7 @@ class GradMatch:
         return [self._build_selection(state) for state in states]
 
     def memory(self, n: int, k: int) -> dict[str, int]:
-        """Return the bytes taken beside n float32 rows: by the Gram matrix, and by the inverse of the support's."""
+        """Return the bytes needed besides n float32 rows: by the Gram matrix, and by the inverse of the support's."""
         if self.block_size is not None and n > self.block_size:
             n = k = self.block_size  # at most
         matrix = matrix_bytes(n) if self.ridge >= _STEADY else 8 * n * n
@@ -140,7 +140,7 @@ class GradMatch:
         )
         gram = None
         if matrix_is_held(self.matrix, len(rows)):
-            # with next to no ridge, the residual of rows that are much alike needs float64
+            # with next to no ridge, the residual of rows that are very similar needs float64
             dtype = matrix_dtype(task.rows) if self.ridge >= _STEADY else torch.float64
             gram = gram_matrix(rows, dtype, unit=unit)
         return _TaskState(task=task, unit=unit, gram=gram, problem=problem, measure_residual=measure_residual)
@@ -155,7 +155,7 @@ class GradMatch:
         return norms, target
 
     def _pursue(self, batch: list["_TaskState"]) -> list[Pursuit]:
-        """Run a round of each task: together where their Gram matrices lie where that is faster."""
+        """Run a round of each task: together if their Gram matrices are on a device where that is faster."""
         problems = [state.problem for state in batch]
         grams = [state.gram for state in batch if state.gram is not None and is_faster_batched(state.gram)]
         if grams:

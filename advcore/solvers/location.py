@@ -57,7 +57,7 @@ def locate(similarity: np.ndarray, k: int, *, sample: Sample | None = None) -> L
     Gains only fall, so old ones are upper bounds (Minoux 1978): the row of the best bound is evaluated again, O(N),
     until it stays best. When that has cost as much as bringing all gains up to date would (a sixteenth of an evaluation
     for each row that is covered better since), that is done instead; late, when a pick concerns few rows, after every
-    pick. Cost about O(N^2 log k); O(N) memory beside the input.
+    pick. Cost about O(N^2 log k); O(N) memory besides the input.
     Reference: Mirzasoleiman et al. 2020, section 3, algorithm 1.
     """
     return _pick_greedily(_Cover(similarity), k, sample)
@@ -265,7 +265,7 @@ def locate_with_submodlib(similarity: np.ndarray, k: int) -> Located:
         from submodlib import FacilityLocationFunction
     n = len(similarity)
     function = FacilityLocationFunction(n=n, mode="dense", sijs=similarity, separate_rep=False)
-    # it takes gains below 1 for nothing where it is allowed to stop by itself
+    # it takes gains below 1 for nothing where it may stop on its own
     pairs = function.maximize(
         budget=min(k, n - 1),
         optimizer="LazyGreedy",

@@ -54,7 +54,7 @@ class GramProducts:
     def correlate(self, weights: np.ndarray, *, exact: bool) -> np.ndarray:
         """Return the products of all rows with the weighted sum of the rows in the slots, (N,); `exact`: in float64.
 
-        Weights of shape (r, m) stand for r sums and give (r, N), if not `exact`.
+        Weights of shape (r, m) give r sums, (r, N), if not `exact`.
         """
         used = self._gram[: weights.shape[-1]]
         if not exact or self.precise:

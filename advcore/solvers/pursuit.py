@@ -169,7 +169,7 @@ class PursuitState:
         return True
 
     def is_refresh_due(self) -> bool:
-        """Return whether the last refresh is so many steps ago that the next change of the correlations needs one."""
+        """Return whether the last refresh is too many steps ago for the next change of the correlations."""
         return self.steps_since_refresh >= REFRESH
 
     def _refresh_correlations(self) -> None:

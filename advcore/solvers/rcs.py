@@ -34,7 +34,7 @@ class RCS:
     curvature, O(n (C + D)) a pick, or up to 2048 rows O(n^2 (C + D)) in all and 8 n^2 bytes.
     Reference: Xu et al. 2023 (arXiv 2302.03857), section 3 and algorithm 1, and their code, github
     GodXuxilie/Efficient_ACL_via_RCS. Differs: after a pick, Q is that of a quadratic with the same curvature in all
-    directions, where theirs is computed anew, after a new attack, at weights moved by the pick's gradient; rows are of
+    directions, where theirs is computed again, after a new attack, at weights moved by the pick's gradient; rows are of
     the divergence too, where theirs are of the training loss; gains are products of whole gradients, where the code
     averages both over the outputs first; candidates are single examples, or with partition per_batch minibatches, as
     theirs are.
@@ -66,7 +66,7 @@ class RCS:
         return replace(selection, info={**selection.info, "gains": gains.tolist()})
 
     def memory(self, n: int, k: int) -> dict[str, int]:
-        """Return the bytes taken beside n rows: by the products of all pairs, where these are held."""
+        """Return the bytes needed besides n rows: by the products of all pairs, where these are held."""
         return {"matrix": 8 * n * n if self.curvature and n <= EXACT_UP_TO else 0, "solver": 0}
 
     def operations(self, n: int, k: int, shape: RowShape) -> float:

@@ -111,7 +111,7 @@ class _Distances:
 def _join(rows: Rows, goal: Rows) -> Rows:
     """Return the rows of both as one."""
     if isinstance(rows, FactoredRows):
-        assert isinstance(goal, FactoredRows), "rows and goal are measured alike"
+        assert isinstance(goal, FactoredRows), "rows and goal are of the same kind"
         pairs = zip(rows.residuals, goal.residuals, strict=True)
         features = zip(rows.features, goal.features, strict=True)
         return replace(
@@ -120,5 +120,5 @@ def _join(rows: Rows, goal: Rows) -> Rows:
             features=tuple(torch.cat(pair) for pair in features),
             release=None,
         )
-    assert isinstance(rows, DenseRows) and isinstance(goal, DenseRows), "blocks stand for no goal"
+    assert isinstance(rows, DenseRows) and isinstance(goal, DenseRows), "blocks represent no goal"
     return DenseRows(matrix=torch.cat([rows.matrix, goal.matrix]))

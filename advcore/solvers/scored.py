@@ -101,7 +101,7 @@ class Moderate(Scored):
 
 @settings
 class CCS(Scored):
-    """Coverage-centric selection: drop the hardest examples, then pick alike from all strata of the scores.
+    """Coverage-centric selection: drop the hardest examples, then pick evenly from all strata of the scores.
 
     The range of scores is cut into strata of equal width. Each gives the same number of examples, or all it has.
 

@@ -17,10 +17,10 @@ class Random:
 
     Parameters
     ----------
-    redraw : draw anew at every selection (default), or the same subset for the whole run, as the published
+    redraw : draw again at every selection (default), or the same subset for the whole run, as the published
         baselines do.
 
-    Cost O(N log N). Reference: Kaufmann et al. 2022 (arXiv 2207.00694), who drop random examples for good, as
+    Cost O(N log N). Reference: Kaufmann et al. 2022 (arXiv 2207.00694), who drop random examples permanently, as
     `redraw: false` does without a warm start.
     """
 

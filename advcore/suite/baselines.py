@@ -1,4 +1,4 @@
-"""Add baselines to a suite: what a user would do instead of a coreset or a minibatch rule, at the same relative cost.
+"""Add the obvious alternatives to a coreset or a minibatch rule to a suite, as baselines of the same relative cost.
 
 Pure but for `extents`, which says how many examples a method's data have, and what its network's passes cost.
 """
@@ -178,7 +178,7 @@ def make_random(config: RunConfig) -> tuple[str, RunConfig]:
 def make_random_static(config: RunConfig) -> tuple[str, RunConfig]:
     """Return the method of `make_random` with one random subset for the whole run, and a name for it.
 
-    Reference: Kaufmann et al. 2022 (arXiv 2207.00694), who drop random examples for good. Differs: after the method's
+    Reference: Kaufmann et al. 2022 (arXiv 2207.00694), who drop random examples for ever. Differs: after the method's
     own warm start on all data.
     """
     name, twin = make_random(config)

@@ -21,8 +21,9 @@ from advcore.register.plugins import warn_of_changes
 from advcore.reporting import formats, page
 from advcore.reporting.compare import robust_accuracy
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
-from advcore.reporting.suite import Results, Table, build_suite_page, list_raw_rows
+from advcore.reporting.suite import Results, Table, list_raw_rows
 from advcore.reporting.suite import build_tables as suite_tables
+from advcore.reporting.suite_page import build_suite_page
 from advcore.run.places import check_path, check_writable, remove_empty
 from advcore.suite import needs
 from advcore.suite.baselines import add_baselines
@@ -75,18 +76,18 @@ def check_suite(file: Path, size: str | None = None, overrides: Sequence[str] = 
 def _find_seed_problem(setting: str) -> SettingProblem | None:
     if setting not in ("seed", "name"):
         return None
-    fault = "changes nothing in a suite: its seeds and names are its own"
+    fault = "has no effect in a suite, which sets its own seeds and names"
     return SettingProblem(f"--set {setting}", fault, way_out="write them into the file")
 
 
 def _find_folder_problem(settings: list[str], out: Path | None) -> SettingProblem | None:
-    """Return the problem of overrides whose records would lie among those of the suite's settings."""
+    """Return the problem of overrides whose records would be mixed with those of the suite's settings."""
     harmless = (*ELSEWHERE, "data.path")  # of a path, only the last part is compared with the records
     other = [setting for setting in settings if not is_among(setting, harmless)]
     if not other or out is not None:
         return None
     return must(
-        "--out", f"given with --set {other[0]}", None, "the suite's own folder keeps records of its own settings"
+        "--out", f"given with --set {other[0]}", None, "the suite's own folder holds records of its unchanged settings"
     )
 
 
@@ -177,14 +178,14 @@ def _describe_differences(differing: dict[Path, list[str]]) -> list[str]:
 def list_pending(bench: Bench, part: list[Run]) -> list[Run]:
     """Return the runs of `part` that have no record yet.
 
-    Raises ConfigError where a record, or a run that has begun, belongs to other settings: neither can be continued.
+    Raises ConfigError where a record, or a run that has started, belongs to other settings: neither can be continued.
     """
     collect_results(bench)
     pending = [run for run in part if not run.locate_files(bench.folder).record.exists()]
     differing = {}
     for run in pending:
         files = run.locate_files(bench.folder)
-        # A missing or damaged record is no problem: the run itself looks at its states when it continues.
+        # A missing or damaged record is not a problem: the run itself looks at its states when it continues.
         with contextlib.suppress(CheckpointError):
             differing[files.folder] = list_differences(RunRecord.load(files.begun_record), run.config)
     problems = needs.find_other_scores(needs.list_scorings(bench.suite, bench.methods, pending))
@@ -202,7 +203,7 @@ def check_data(pending: list[Run]) -> None:
 
 
 def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:
-    """Move the record of a finished run beside the others, or save why a run failed; return the outcome to show."""
+    """Move the record of a finished run to the others, or save why a run failed; return the outcome to show."""
     files = run.locate_files(folder)
     if outcome.kind == "done":
         record = RunRecord.load(files.begun_record)
@@ -282,7 +283,7 @@ def write_tables(bench: Bench, results: Results) -> list[Path]:
         "md": f"# {bench.suite.name}\n\n" + "\n".join(table.markdown() for table in tables),
         "tex": "\n".join(map(formats.to_latex, tables)),
         "csv": formats.to_csv(*list_raw_rows(results, bench.suite.name, bench.suite.size)),
-        "html": page.render(build_suite_page(_compose_title(bench), tables)),
+        "html": page.render(build_suite_page(_compose_title(bench), tables, results)),
     }
     files = {bench.folder / f"table.{suffix}": text.encode() for suffix, text in contents.items()}
     for path, content in files.items():

@@ -15,8 +15,8 @@ KEYS = (
     *("baselines", "columns", "sizes"),
 )
 # The keys of one of its sizes.
-SIZE_KEYS = ("title", "experiment", "seeds", "set", "columns")
-# The keys of a method that are no settings.
+SIZE_KEYS = ("title", "experiment", "seeds", "set", "columns", "baselines")
+# The keys of a method that are not settings.
 METHOD_KEYS = ("experiment", "grid", "weights_of", "scores_of")
 # Characters of a method's name: its files are named after it.
 LONGEST = 120
@@ -38,7 +38,7 @@ BASELINES = {
     "n_fgsm": "N-FGSM",
 }
 ON_REQUEST = ("random_static",)
-# Lies beside a suite's records and holds the baselines that were added.
+# Lies next to a suite's records and holds the baselines that were added.
 BASELINES_FILE = "baselines.json"
 
 Settings = dict[str, object]  # by their paths, such as "training.epochs"
@@ -60,7 +60,7 @@ def list_added(baselines: bool | Mapping[str, bool] | None) -> tuple[str, ...]:
 
 
 def list_left_out(added: Collection[str]) -> list[str]:
-    """Return how tables call the baselines that a suite leaves out of those that are added by themselves."""
+    """Return how tables call the baselines that a suite leaves out of those that are added by default."""
     return [title for name, title in BASELINES.items() if name not in added and name not in ON_REQUEST]
 
 
@@ -92,7 +92,7 @@ def expand_grids(raw: Mapping) -> dict[str, Settings]:
             methods[name] = base | changes
     for name in methods:
         twin = name_of.setdefault(make_slug(name, 0), name)
-        require(check(twin == name, "methods", "told apart by letters and digits", [twin, name]))
+        require(check(twin == name, "methods", "distinguishable by letters and digits", [twin, name]))
     return methods
 
 

@@ -1,4 +1,4 @@
-"""What runs of a suite need before they can begin: weights of another method, or scores that are made once for all."""
+"""What runs of a suite need before they can start: weights of another method, or scores computed once for all runs."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def find_weights_gone(folder: Path, runs: Sequence[Run], pending: Sequence[Run])
 class Scoring:
     """Training of a method, once with the suite's first seed, to score all examples for the runs of all seeds.
 
-    score : its name in GRADIENTS. path : of the file of scores; the settings stand beside it.
+    score : its name in GRADIENTS. path : of the file of scores; the settings are next to it.
     """
 
     method: str
@@ -73,7 +73,7 @@ def find_split_problem(suite: Suite, methods: Mapping[str, RunConfig]) -> Settin
     sources = {name: _find_scores(config) for name, config in methods.items()}
     scored = [name for name, source in sources.items() if (source or "").startswith(OF_METHOD)]
     way_out = f"scores_of ({', '.join(scored[:3])}) makes scores once, on one split"
-    return check(not (suite.vary_split and scored), "vary_split", "false beside scores_of", True, way_out)
+    return check(not (suite.vary_split and scored), "vary_split", "false with scores_of", True, way_out)
 
 
 def _find_scores(config: RunConfig) -> str | None:
@@ -92,7 +92,7 @@ def list_scorings(suite: Suite, methods: Mapping[str, RunConfig], pending: Seque
 
 
 def find_other_scores(scorings: Sequence[Scoring]) -> list[SettingProblem]:
-    """Return a problem for each file of scores that is there, but was made with other settings."""
+    """Return a problem for each existing file of scores that was made with other settings."""
     problems = []
     for scoring in scorings:
         if not scoring.path.exists() or not scoring.settings.exists():
@@ -162,7 +162,7 @@ def split_by_needs(pending: Sequence[Run]) -> tuple[list[Run], list[Run]]:
 
 
 def has_weights(run: Run) -> bool:
-    """Return whether the weights that a run begins with are there."""
+    """Return whether the weights that a run starts from exist."""
     return Path(str(run.config.model.weights)).exists()
 
 

@@ -31,9 +31,9 @@ def find_problems(raw: Mapping) -> Problems:
     yield from _check_common(raw, "")
     yield from _check_methods(raw)
     yield from _check_grid(raw.get("grid"), "grid")
-    yield from _check_baselines(raw)
+    yield from _check_baselines(raw.get("baselines"), raw.get("reference", "full"), "baselines")
     yield from _check_columns(raw.get("columns"), "columns")
-    yield from _check_sizes(raw.get("sizes"))
+    yield from _check_sizes(raw.get("sizes"), raw.get("reference", "full"))
 
 
 def _check_mapping(value: object, path: str, rule: str) -> SettingProblem | None:
@@ -108,7 +108,7 @@ def _check_method(name: object, method: object, raw: Mapping) -> Problems:
 
 
 def _check_weights(name: object, method: Mapping, methods: Mapping) -> SettingProblem | None:
-    """Return the problem of a method that begins with the weights of what is no other method, or of one that waits."""
+    """Return the problem of a method that starts from weights of anything but another method, or of one that waits."""
     source = method.get("weights_of")
     if source is None:
         return None
@@ -123,7 +123,7 @@ def _check_weights(name: object, method: Mapping, methods: Mapping) -> SettingPr
 
 
 def _check_scores(name: object, method: Mapping, methods: Mapping) -> SettingProblem | None:
-    """Return the problem of a method that reads scores of what is no other method, or of one that needs others."""
+    """Return the problem of a method that reads scores of anything but another method, or of one that needs others."""
     source = method.get("scores_of")
     if source is None:
         return None
@@ -157,7 +157,7 @@ def _check_cost(settings: Mapping, path: str) -> SettingProblem | None:
 
 
 def _check_reference(raw: Mapping) -> SettingProblem | None:
-    """Return the problem of a reference that is no method. Wrong methods and grids are reported elsewhere."""
+    """Return the problem of a reference that is not a method. Wrong methods and grids are reported elsewhere."""
     reference = raw.get("reference", "full")
     named = _as_mapping(raw.get("methods")).items()
     methods = {name: _as_mapping(method) for name, method in named if isinstance(name, str)}
@@ -184,20 +184,20 @@ def _check_grid(grid: object, path: str) -> Problems:
             yield must(f"{path}.{key}", "a mapping of names to values where these are not plain", values)
 
 
-def _check_baselines(raw: Mapping) -> Problems:
-    baselines = raw.get("baselines")
+def _check_baselines(baselines: object, reference: object, path: str) -> Problems:
+    """Yield the problems of `baselines`, in a suite or a size. path : of the key in messages."""
     if not isinstance(baselines, (dict, bool, type(None))):
-        yield must("baselines", f"false, or a mapping of {', '.join(BASELINES)} to true or false", baselines)
+        yield must(path, f"false, or a mapping of {', '.join(BASELINES)} to true or false", baselines)
         return
     for name, is_wanted in _as_mapping(baselines).items():
         if name not in BASELINES:
             way_out = suggest_nearest(name, BASELINES) or f"they are {', '.join(BASELINES)}"
-            yield SettingProblem(f"baselines.{name}", "is none", way_out=way_out)
+            yield SettingProblem(f"{path}.{name}", "is none", way_out=way_out)
         else:
-            yield check(isinstance(is_wanted, bool), f"baselines.{name}", "true or false", is_wanted)
-    if raw.get("reference", "full") is None and list_added(baselines):
+            yield check(isinstance(is_wanted, bool), f"{path}.{name}", "true or false", is_wanted)
+    if reference is None and list_added(baselines):
         rule = "false where reference is null"
-        yield must("baselines", rule, baselines, "they are made from the reference; name one")
+        yield must(path, rule, baselines, "they are made from the reference; name one")
 
 
 def _check_columns(columns: object, path: str) -> Problems:
@@ -218,20 +218,22 @@ def find_column_problems(columns: Mapping[str, Sequence[str]], methods: Mapping[
             yield check(len(meant) == 1, f"columns.{title}", rule, label)
 
 
-def _check_sizes(sizes: object) -> Problems:
+def _check_sizes(sizes: object, reference: object) -> Problems:
     yield _check_mapping(sizes, "sizes", "a mapping of names to what differs")
     for name, size in _as_mapping(sizes).items():
         is_name = isinstance(name, str) and NAME.fullmatch(name)
         yield check(is_name, "sizes", "text of letters, digits, '.', '-' and '_'", name)
-        yield from _check_size(size, f"sizes.{name}")
+        yield from _check_size(size, reference, f"sizes.{name}")
 
 
-def _check_size(size: object, path: str) -> Problems:
+def _check_size(size: object, reference: object, path: str) -> Problems:
     yield _check_mapping(size, path, "a mapping of what differs")
     settings = _as_mapping(size)
     yield from _check_keys(settings, SIZE_KEYS, "a size", f"{path}.")
     yield from _check_common(settings, f"{path}.")
     yield from _check_columns(settings.get("columns"), f"{path}.columns")
+    if "baselines" in settings:
+        yield from _check_baselines(settings["baselines"], reference, f"{path}.baselines")
     for key in ("title", "experiment"):
         if key in settings:
             yield check(isinstance(settings[key], str), f"{path}.{key}", "text", settings[key])

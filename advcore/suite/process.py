@@ -1,4 +1,4 @@
-"""One run of a suite in its own process: start it, watch it, stop it in time, and find out why it failed."""
+"""One run of a suite in its own process: start it, watch it, stop it in time, and report why it failed."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def attempt(
 
     Once `stop()` is true, the process saves its state and ends, or is killed. `on_line` receives each new last line of
     its output; `environment` is added to its environment. A run that is recorded in `folder`, or that another process
-    does, is not begun. In `folder`/runs, SLUG.yaml receives the settings, SLUG.log the output, and SLUG the record.
+    does, is not started. In `folder`/runs, SLUG.yaml receives the settings, SLUG.log the output, and SLUG the record.
     """
     files = run.locate_files(folder)
     if files.record.exists():
@@ -100,7 +100,7 @@ def score_method(
 ) -> Outcome:
     """Train and score a method by `advcore score` in another process, and return how that ended.
 
-    The file of scores `path` receives its run file and, while it is made, the output beside it. A process that stops
+    The file of scores `path` receives its run file and, while it is made, the output next to it. A process that stops
     keeps nothing. See `attempt` for the rest.
     """
     settings = path.with_suffix(".yaml")

@@ -1,4 +1,4 @@
-"""Which data split the runs of a suite are on: each seed on one of its own, or all on the same."""
+"""Which data split the runs of a suite use: one per seed, or the same for all."""
 
 from collections.abc import Iterator, Mapping
 
@@ -19,7 +19,9 @@ def choose_vary_split(stated: bool | None, methods: Mapping[str, Settings]) -> b
         return not any(any(_list_bounds(settings)) for settings in methods.values())
     named = [name for name, settings in methods.items() if _names_split(settings)]
     rule = "left out, or false, where data.split_seed is set"
-    problem = check(not named, "vary_split", rule, True, f"{', '.join(named[:3])}: data.split_seed would not count")
+    problem = check(
+        not named, "vary_split", rule, True, f"{', '.join(named[:3])}: data.split_seed would have no effect"
+    )
     require(problem if stated else None)
     return stated
 

@@ -112,7 +112,7 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
     path = Path(path)
     raw = read(path)
     if "methods" not in raw and {"training", "objective"} <= raw.keys():
-        raise ConfigError(must("SUITE", "a suite", str(path), "it is a run file: advcore run does it"))
+        raise ConfigError(must("SUITE", "a suite", str(path), "it is a run file: use advcore run"))
     require(*find_problems(raw))
     of_size = _choose_size(raw, size)
     seeds = tuple(of_size.get("seeds") or raw.get("seeds") or _SEEDS)
@@ -134,7 +134,7 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
         seeds=seeds,
         methods=_share_cost(methods, reference),
         reference=reference,
-        added=list_added(raw.get("baselines")),
+        added=list_added(of_size.get("baselines", raw.get("baselines"))),
         vary_split=choose_vary_split(raw.get("vary_split"), methods),
         columns=of_size.get("columns") or raw.get("columns") or {},
     )

@@ -1,4 +1,4 @@
-"""Contract suites for your own methods: what advcore's own pass, pytest runs on yours.
+"""Contract tests for your own methods: the same tests that advcore's methods pass, run by pytest.
 
 Subclass a contract in a test file and give its fixture; each of its tests then runs on what the fixture returns:
 

@@ -22,7 +22,7 @@ from advcore.testing.examples import (
 )
 
 EVERYBODY = range(COUNT)
-# How far outside its ball rounding may end: this share of eps, by the norm, and 6e-8 (linf) or 1e-6 beside it.
+# How far outside its ball rounding may end: this share of eps, by the norm, plus 6e-8 (linf) or 1e-6.
 SLACK = {"lpips": 0.01, "l2": 1e-6, "l1": 1e-6}
 
 

@@ -51,7 +51,7 @@ def pick_positions(rule: Rule, seed: int) -> Tensor:
 
 
 class RuleContract:
-    """What every rule promises, whether it picks whom to attack or what to learn from; the fixture is `rule`."""
+    """What every rule promises, whether it picks what to attack or what to train on; the fixture is `rule`."""
 
     @pytest.fixture
     def rule(self) -> Rule:

@@ -43,7 +43,7 @@ def penalize(
 
 
 class RegularizerContract:
-    """What every regulariser promises; the fixture `regularizer` returns one that serves PGD in the linf ball."""
+    """What every regulariser promises; the fixture `regularizer` returns one that works with PGD in the linf ball."""
 
     @pytest.fixture
     def regularizer(self) -> Regularizer:

@@ -62,7 +62,7 @@ HARD = {
     "one zero row": torch.zeros(1, 4),
     "tiny": draw(6, 4) * 1e-20,
     "huge": draw(6, 4) * 1e18,
-    "tiny beside huge": draw(6, 4) * torch.tensor([1e-18, 1e18, 1.0, 1e-18, 1e18, 1.0])[:, None],
+    "tiny next to huge": draw(6, 4) * torch.tensor([1e-18, 1e18, 1.0, 1e-18, 1e18, 1.0])[:, None],
 }
 
 

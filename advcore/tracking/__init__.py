@@ -6,7 +6,7 @@ from advcore.tracking.tensorboard import TensorBoard
 from advcore.tracking.wandb import WandB
 
 TRACKERS = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
-# Other names that people use for trackers, with their names in the table (`errors.suggest_nearest`).
+# Other common names of trackers, with their names in the table (`errors.suggest_nearest`).
 ALIASES = {"tb": "tensorboard", "wb": "wandb", "weightsandbiases": "wandb"}
 
 

@@ -46,7 +46,7 @@ class Tracking:
         if file.exists():
             saved = read_sealed(check_inside(file, self.folder.parent), _SCHEMA, unsealed="")
         if not _ID.fullmatch(saved["kept"].get("id", "none")):
-            raise CheckpointError(f"{file} is damaged: it holds no id of a run")
+            raise CheckpointError(f"{file} is damaged: it holds no run id")
         self.sinks[name] = tracker.open(
             Opening(self.folder / name, run_name, config, state=saved["kept"], epochs_logged=saved["told"])
         )
@@ -87,7 +87,7 @@ class Tracking:
             with preserve_random_state():
                 action(*arguments)
         except Exception as error:
-            text = f"tracking with {name} failed, and it is told nothing more: {describe_exception(error)}"
+            text = f"tracking with {name} failed and is switched off: {describe_exception(error)}"
             log.warning("%s", text)
             self.events.append(Event("tracking", text))
             self.sinks.pop(name, None)

@@ -20,7 +20,7 @@ class TensorBoard(Tracker):
 
 
 class _Events(Sink):
-    """Event files. Epochs that a killed run wrote but did not count are purged, so that none is there twice."""
+    """Event files. Epochs that a killed run wrote but did not count are purged, so that none is stored twice."""
 
     def __init__(self, writer: type, opening: Opening) -> None:
         super().__init__(opening.epochs_logged)

@@ -1,4 +1,4 @@
-"""Averages of a model's weights: one that moves with each step, and one of epochs that count alike."""
+"""Averages of a model's weights: one that moves with each step, and an equal average of epochs."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,10 +15,10 @@ Update = Callable[[PARAM_LIST, PARAM_LIST, Tensor | int], None]
 
 @settings
 class SWA:
-    """Average the weights at the ends of the last epochs, which all count alike (stochastic weight averaging).
+    """Average the weights at the ends of the last epochs, all weighted equally (stochastic weight averaging).
 
     From its first epoch on the average is what is evaluated and saved, each time with BatchNorm's statistics computed
-    anew on the epoch's images, clean and as augmented: one forward pass of each, in phase "update". It is worth most
+    again on the epoch's images, clean and as augmented: one forward pass of each, in phase "update". It is worth most
     at a rate that stays up, as `constant` and `multi_step` have it.
 
     Parameters

@@ -14,7 +14,7 @@ def split_into_batches(
 ) -> list[Tensor]:
     """Return an epoch's batches of indices: shuffled examples, or whole blocks in random order.
 
-    coreset : what the epoch trains on, or beside a pool what of it; None for all of `train`. size : examples per batch,
+    coreset : what the epoch trains on, or with a pool what of it; None for all of `train`. size : examples per batch,
         where there are no blocks.
     factors : (N,) of the examples' weights, where a rule leaves out those of 0 (`PlainStepper`): batches are full, and
         there are no blocks.
@@ -42,7 +42,7 @@ def weigh_examples(
     """
     weights = torch.ones(n, device=device)
     if coreset is not None:
-        first = n - coreset.num_examples  # beside a pool, whose images come after the real ones
+        first = n - coreset.num_examples  # with a pool, whose images come after the real ones
         weights[coreset.indices.to(device) + first] = coreset.training_weights(normalise).to(device)
     if factors is not None:
         weights = weights * factors

@@ -170,7 +170,7 @@ def _describe_offer(trainer: Trainer, costs: _Costs) -> Offer:
 
 
 def _combine_savings(trainer: Trainer) -> Iterator[Trainer]:
-    """Yield the trainer with all combinations of its own attack, selection and minibatch rule and other ones.
+    """Yield the trainer with all combinations of its attack, selection and minibatch rule and other ones.
 
     Other attacks and selections are cheaper; the other rule is a margin rule, or none if the trainer has one.
     """
@@ -215,7 +215,7 @@ def _get_steps(attack: Attack | None) -> int | None:
 
 
 def _replace_steps(attack: Attack | None, steps: int | None) -> Attack | None:
-    """Return the attack with `steps` steps of the size that suits so many; an attack without steps stays as it is."""
+    """Return the attack with `steps` steps of the size that suits that many; an attack without steps stays as it is."""
     if attack is None or _get_steps(attack) in (None, steps):
         return attack
     changes = {"steps": steps}

@@ -1,4 +1,4 @@
-"""Training steps of BulletTrain: each example is attacked by as many steps as its class asks for."""
+"""Training steps of BulletTrain: each example is attacked with the number of steps of its class."""
 
 from dataclasses import replace
 from functools import partial
@@ -120,7 +120,7 @@ def attack_by_steps(rule: BulletTrain, learner: Learner, batch: Batch, steps: Te
     """Return the batch's images, attacked by `steps` (B,) steps each; 0 leaves an image clean.
 
     clean : (B, C) logits of the images in eval mode. Examples of the same number of steps are attacked together, each
-    by random numbers of its own. Sizes of these groups vary, so no CUDA graph could serve them again.
+    by its own random numbers. Sizes of these groups vary, so no CUDA graph could be reused.
     """
     assert isinstance(learner.attack, PGD), "`find_attack_problem` refuses others"
     x_adv = to_full_precision(batch.x).clone()

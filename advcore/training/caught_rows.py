@@ -1,4 +1,4 @@
-"""Rows that are caught in training, before anything runs: which runs can, how much they hold, what a refresh costs."""
+"""Plans rows that are caught in training: which runs can catch them, their memory, and what a refresh costs."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -44,12 +44,19 @@ def list_catch_problems(trainer: "Trainer") -> Iterator[SettingProblem]:
         )
         yield must("rows_from", "attack without a warm start", "training", way_out)
     if not _shows_rows(trainer.minibatch, get_catch(trainer)):
-        way_out = "its steps do not show the row of each example; use none, or one with rest: remembered"
+        way_out = "its steps do not compute the row of each example; use none, or one with rest: remembered"
         yield must("rows_from", "attack with this minibatch rule", "training", way_out)
     if trainer.cutmix is not None:
-        yield must("rows_from", "attack with training.cutmix", "training", "rows of mixed images are no example's")
+        yield must(
+            "rows_from", "attack with training.cutmix", "training", "rows of mixed images belong to no single example"
+        )
     if trainer.speed.compiled:
-        yield must("rows_from", "attack with training.speed.compiled", "training", "features are not seen inside")
+        yield must(
+            "rows_from",
+            "attack with training.speed.compiled",
+            "training",
+            "features cannot be read inside a compiled model",
+        )
     if trainer.probe_epochs:
         yield must(
             "probe_epochs", "0 with rows_from: training", trainer.probe_epochs, "the warm start shows all scores"
@@ -67,7 +74,7 @@ def _shows_rows(rule: object, catch: Catch) -> bool:
 
 
 def count_refreshed(trainer: "Trainer", n: int) -> list[int]:
-    """Return how many rows of n examples are measured anew after each epoch that the trainer plans.
+    """Return how many rows of n examples are remeasured after each epoch that the trainer plans.
 
     None are after epochs on all data, and once the last selection is made.
     """
@@ -81,13 +88,13 @@ def count_refreshed(trainer: "Trainer", n: int) -> list[int]:
 
 
 def _list_refreshing(trainer: "Trainer") -> list[bool]:
-    """Return after which epochs rows would be measured anew: those on a subset that a selection comes after."""
+    """Return after which epochs rows would be remeasured: those on a subset that a selection comes after."""
     actions = [epoch.action for epoch in trainer.schedule.plan()]
     return [action != "full" and "select" in actions[i + 1 :] for i, action in enumerate(actions)]
 
 
 def plan_refresh(trainer: "Trainer", n: int) -> Work:
-    """Count the passes by which rows of n training examples are measured anew, over the whole run."""
+    """Count the passes that remeasure rows of n training examples, over the whole run."""
     count = sum(count_refreshed(trainer, n))
     if not count:
         return NO_WORK

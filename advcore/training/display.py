@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def show_training(run: "Run", progress: bool | None) -> Iterator[Listener]:
-    """Give a listener that shows a run on stderr, and tells the run's own listener what happens too.
+    """Yield a listener that shows a run on stderr, and also informs the run's own listener.
 
     progress : True shows it, False does not; None does in a terminal or a notebook, unless the run's listener hears of
         epochs or progress, and may show them. Of several processes, only the first shows anything.
@@ -48,7 +48,7 @@ def show_training(run: "Run", progress: bool | None) -> Iterator[Listener]:
 
 
 def _is_watched() -> bool:
-    """Return whether somebody reads stderr as it is written."""
+    """Return whether stderr is read as it is written."""
     from rich.console import Console
 
     return bool(sys.stderr and sys.stderr.isatty()) or Console().is_jupyter
@@ -103,7 +103,7 @@ class RunBars:
 def show_bars(*, counts: bool = True, stderr: bool = False) -> Iterator["Progress"]:
     """Give bars that are removed when the context ends, however it ends, and lines that are printed above them.
 
-    They are drawn on stdout, or on stderr. What is printed or logged meanwhile stands above the bars too, where it goes
+    They are drawn on stdout, or on stderr. What is printed or logged meanwhile appears above the bars too, if it goes
     to the same terminal; a redirected stream stays redirected.
     """
     from rich.console import Console

@@ -148,7 +148,7 @@ class EpochTrainer:
     def _draw_batches(self, stream: Stream) -> list[Tensor]:
         """Return the epoch's batches of indices (`split_into_batches`).
 
-        Raises ConfigError for a coreset so small that a step would see one image, if the model learns from none alone.
+        Raises ConfigError for a coreset so small that a step would see one image, if the model cannot train on one.
         """
         trainer = self.run.trainer
         train = self.run.train
@@ -277,7 +277,7 @@ class EpochTrainer:
         return attack.scale((self.steps_done + 1) / self.ramp_steps)
 
     def _measure_pace(self, steps: int) -> float:
-        """Return for how many planned steps each of an epoch's `steps` stands: above 1 where a rule leaves some out."""
+        """Return how many planned steps each of an epoch's `steps` counts for: above 1 where a rule leaves some out."""
         if self.stepper.factors is None:
             return 1
         return count_steps(self.run.trainer, self.run.train.index_count)[self.place.epoch] / steps

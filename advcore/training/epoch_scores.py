@@ -35,7 +35,7 @@ class EpochScores:
         self.collected = score.collect()
 
     def add(self, epoch: int) -> None:
-        """Score the examples as the model stands after an epoch."""
+        """Score the examples with the model as it is after an epoch."""
         self.collected.add(self._measure(epoch, self.run.model, self.run.out.ledger))
 
     def begin(self) -> None:

@@ -12,7 +12,7 @@ NOT_APPLIED = "nothing was applied"
 
 
 class FusedOptimizer(Protocol):
-    """What a fused step of torch reads beside its settings; torch's types leave it out."""
+    """What a fused step of torch reads besides its settings; torch's types leave it out."""
 
     grad_scale: Tensor | None
     found_inf: Tensor | None
@@ -24,7 +24,7 @@ class Gate:
     `look` raises an error for such a step. For optimisers with a fused step.
     """
 
-    OFTEN = 256  # steps after which the gate looks by itself
+    OFTEN = 256  # steps after which the gate looks without being asked
 
     def __init__(self, device: torch.device) -> None:
         self._shut = torch.zeros((), device=device)

@@ -137,9 +137,9 @@ def read_sums(sums: Tensor | float) -> Sequence[float]:
 def explain_rule(rule: object) -> str | None:
     """Return why training steps under a minibatch rule do not show the norms of all that they train on; or None."""
     if isinstance(rule, UpdateSubset):
-        return "the minibatch rule chooses among images, of which no weights make up for those left out"
+        return "the minibatch rule chooses images without weights that make up for those left out"
     if isinstance(rule, AttackSubset) and not is_reattack(rule):
-        return "the minibatch rule shows the gradients of what it picks alone"
+        return "the minibatch rule gives the gradients of only what it picks"
     if isinstance(rule, AttackSubset) and rule.correction != "none":
         return "the minibatch rule's correction trains on two images of some examples"
     return None
@@ -155,7 +155,7 @@ def explain_missing(rule: object, model: nn.Module, speed: Speed) -> str | None:
         return problem
     modules = list(model.modules())
     if speed.compiled or any(_is_compiled(module) for module in modules):
-        return "features are not seen inside a compiled model"
+        return "features cannot be read inside a compiled model"
     if any(isinstance(module, nn.DataParallel) for module in modules):
         return "nn.DataParallel runs copies of the model"
     return None
@@ -210,8 +210,10 @@ def find_when_problem(trainer: "Trainer") -> SettingProblem | None:
     if when is None or trainer.selector is None:
         return None
     if trainer.schedule.is_beside_pool:
-        return must("when", "null with schedule: pool", when, "headroom of real images says nothing of the pool's")
+        return must("when", "null with schedule: pool", when, "headroom of real images says nothing about the pool's")
     if trainer.selector.partition == "per_batch":
-        return must("when", "null with partition: per_batch", when, "blocks are no random subset of as many examples")
+        return must(
+            "when", "null with partition: per_batch", when, "blocks are not a random subset of as many examples"
+        )
     problem = explain_rule(trainer.minibatch)
     return check(problem is None, "when", "null where no headroom is measured", when, problem or "")

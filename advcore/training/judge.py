@@ -50,8 +50,8 @@ class Judge:
                 0,
                 Event(
                     "validation",
-                    "few attack steps and no validation examples: nothing watches for catastrophic overfitting; "
-                    "hold some examples out",
+                    "few attack steps and no validation examples: catastrophic overfitting would go "
+                    "unnoticed; hold out some examples",
                 ),
             )
 

@@ -78,7 +78,7 @@ class Loop:
 
     catcher : catches gradient rows in training, for selections that read them; else None.
     scores : taken over epochs, for solvers that read such scores; else None. coreset : the last one chosen.
-    infinite : parameters that held infinity when the run began, which is no divergence.
+    infinite : parameters that held infinity when the run began, which is not divergence.
     place : how far the run is; where there is a snapshot, as far as that of the run that continues.
     notes : on submodules in eval mode and outputs of the model that hold more than logits, for events.
     """
@@ -118,13 +118,13 @@ class Loop:
             raise ConfigError(must("optimizer.weight_decay", rule, decay, way_out))
 
     def _decide_speed(self, snapshot: Snapshot | None) -> Speed:
-        """Decide how passes run; an event says so where the model refuses images that lie channels last."""
+        """Decide how passes run; an event says so where the model refuses channels-last images."""
         run = self.run
         wanted = suit_speed(run.trainer.speed, run.trainer.optimizer)
         speed = agree_on_speed(wanted, run.model, run.train, snapshot)
         if speed.channels_last != wanted.resolve(self.device, family=find_family(run.model)).channels_last:
             run.out.add_events(
-                0, Event("speed", "the model cannot take images that lie channels last; they lie channels first")
+                0, Event("speed", "the model cannot take channels-last images; channels-first ones are used")
             )
         return speed
 
@@ -156,9 +156,9 @@ class Loop:
             return self.run.out
 
     def _run_epoch(self) -> None:
-        """Run the present epoch from where it was stopped, go to the next one, and tell the listener.
+        """Run the present epoch from where it was stopped, go to the next one, and inform the listener.
 
-        A signal stops it between two steps, or in work that only looks at the model and is then done anew.
+        A signal stops it between two steps, or in work that only looks at the model and is then done again.
         """
         out = self.run.out
         listener = self.run.listener
@@ -209,7 +209,7 @@ class Loop:
         with distributed.fail_together():
             if has_diverged(self.judged_model, self.infinite):
                 raise NonFiniteError(
-                    f"the weights are NaN or infinite after epoch {place.epoch}; nothing of it was saved"
+                    f"the weights are NaN or infinite after epoch {place.epoch}; the epoch was not saved"
                 )
         if self.scores is not None and action == "full" and not place.scored:
             with ledger.undo_on_error():

@@ -67,7 +67,7 @@ class LoopSettings:
     memory : how perturbations are remembered, for an attack with `start: remembered`.
     speed : precision and layout of the model's passes, and the like.
     trainable : which parameters train: "all", "head", or names of parameters or modules, separated by commas, with *
-        for anything: "layer4, fc.*". The others rest, and modules that hold nothing else are in eval mode.
+        for anything: "layer4, fc.*". The others are frozen, and modules that hold nothing else are in eval mode.
     head_epochs : first epochs that run in which the head alone trains, >= 0: its fit to trained features comes before
         these move.
     awp : adversarial weight perturbation, which works without a minibatch rule; null for none.
@@ -95,7 +95,7 @@ class LoopSettings:
 
     def __post_init__(self) -> None:
         require(
-            check_at_least("batch_size", self.batch_size, 2, "BatchNorm cannot learn from one example"),
+            check_at_least("batch_size", self.batch_size, 2, "BatchNorm cannot train on one example"),
             check_one_of("normalise", self.normalise, NORMALISE),
             check_one_of("attack_mode", self.attack_mode, ATTACK_MODES),
             check_within("eps_ramp", self.eps_ramp, 0, 10_000),
@@ -103,14 +103,14 @@ class LoopSettings:
             check(
                 not (self.eps_ramp and self.eps_ramp_share),
                 "eps_ramp_share",
-                "0 beside eps_ramp",
+                "0 with eps_ramp",
                 self.eps_ramp_share,
                 "one of them says how long the ramp is",
             ),
             unless(self.clip_norm is None, check_positive("clip_norm", self.clip_norm)),
             unless(self.clip_value is None, check_positive("clip_value", self.clip_value)),
             unless(self.ema is None, check_within("ema", self.ema, 0, 0.999999)),
-            check(self.swa is None or self.ema is None, "swa", "null beside ema", self.swa, "choose one average"),
+            check(self.swa is None or self.ema is None, "swa", "null with ema", self.swa, "choose one average"),
             check_at_least("probe_examples", self.probe_examples, 1),
             check(split_names(self.trainable), "trainable", "all, head, or names separated by commas", self.trainable),
             check_at_least("head_epochs", self.head_epochs, 0, most=MOST_EPOCHS),
@@ -187,7 +187,7 @@ def resolve_speed(speed: Speed, model: nn.Module, train: Source, snapshot: Snaps
     """Decide how passes of the model run on the data's device, for as many processes as there are.
 
     snapshot : of the run that is continued, from which settings that are left out are taken. Raises CheckpointError for
-        what is no snapshot.
+        anything but a snapshot.
     """
     if snapshot is not None:
         try:
@@ -232,6 +232,6 @@ def refuse_other_images(train: Source) -> None:
         return
     raise ConfigError(
         "attack.start: remembered needs data that give an index the same image each time, got "
-        f"{len(changed)} of {min(SAMPLE, len(train))} that change from one reading to the next (example {changed[0]}); "
+        f"{len(changed)} of {min(SAMPLE, len(train))} that change between reads (example {changed[0]}); "
         "pass `augment` to the trainer instead of augmenting inside the data set, or use start: uniform"
     )

@@ -1,4 +1,4 @@
-"""Minibatch rules in a run: what takes their steps, which runs they cannot serve, and what they cost."""
+"""Minibatch rules in a run: what takes their steps, which runs they cannot be used in, and what they cost."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -33,7 +33,7 @@ class Method(NamedTuple):
     """How a rule on whole batches works in training.
 
     build : (rule, training data) to what takes its steps. plan : (rule, objective, attack, size) to the passes of a
-    batch. find_problem : (rule, attack, settings of the loop) to why it cannot serve a run, or None.
+    batch. find_problem : (rule, attack, settings of the loop) to why it cannot be used in a run, or None.
     """
 
     build: Callable[..., PlainStepper]
@@ -102,7 +102,7 @@ def is_bound(rule: Rule | None) -> bool:
 
 
 def refuse_one_image(rule: Rule | None, model: nn.Module, source: Source, smallest: int, *, attack_mode: str) -> None:
-    """Raise ConfigError if a step may see one image of the smallest batch, and the model cannot learn from one.
+    """Raise ConfigError if a step may see one image of the smallest batch, and the model cannot train on one.
 
     rule : what may leave one; None, or a rule over epochs: steps see whole batches. smallest : number of examples in
     that batch. attack_mode : as in `Trainer`. Cost where there may be one: as of `explain_single_image`.
@@ -113,10 +113,10 @@ def refuse_one_image(rule: Rule | None, model: nn.Module, source: Source, smalle
     if not reason:
         return
     if rule is None or isinstance(rule, (WholeBatch, EpochSubset)):
-        way_out = f"the model cannot learn from one ({reason}); use more data, or a larger selection.budget"
+        way_out = f"the model cannot train on one ({reason}); use more data, or a larger selection.budget"
         raise ConfigError(must("each training batch", "of at least 2 images", smallest, way_out))
     setting = "rho" if isinstance(rule, AttackSubset) else "p_up"
-    way_out = f"it leaves one image of a batch of {smallest}, and the model cannot learn from one ({reason})"
+    way_out = f"it leaves one image of a batch of {smallest}, and the model cannot train on one ({reason})"
     raise ConfigError(must(f"minibatch.{setting}", "larger", getattr(rule, setting), way_out))
 
 
@@ -142,7 +142,7 @@ def count_least_images(rule: Rule | None, size: int, attack_mode: str) -> int:
 def find_rule_problem(
     rule: Rule | None, objective: Objective, attack: Attack | None, epochs: int, training: LoopSettings
 ) -> SettingProblem | None:
-    """Return the first reason why a rule cannot serve a run; None if it can, or if there is no rule.
+    """Return the first reason why a rule cannot be used in a run; None if it can, or if there is no rule.
 
     attack : of the run. epochs : its length. training : how it trains.
     """

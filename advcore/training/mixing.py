@@ -1,4 +1,4 @@
-"""CutMix: training images that hold a part of another image of their batch, and of its label."""
+"""CutMix: training images that contain a patch of another image of their batch, with mixed labels."""
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ class CutMix:
         where a part of the rectangle lies outside of the image.
     probability : share of the images that are mixed, in (0, 1].
 
-    Reference: Yun et al. 2019, section 3.1. Differs: each image draws a rectangle of its own, not one for the batch.
+    Reference: Yun et al. 2019, section 3.1. Differs: each image draws its own rectangle, not one for the batch.
     """
 
     alpha: float = setting(default=1.0, unit="unit-free")

@@ -1,4 +1,4 @@
-"""Regularisers in a run: which runs they cannot serve."""
+"""Regularisers in a run: which runs they cannot be used in."""
 
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,6 @@ def find_regularizer_problem(
         way_out = "torch.compile differentiates once: set speed.compiled to null"
         return must("regularizer", "null with speed.compiled", type(regularizer).__name__, way_out)
     if regularizer.differentiates_twice and training.head_epochs:
-        reason = "it smooths the loss by the weights before the head, which rest then"
+        reason = "it smooths the loss over weights that are frozen in that phase"
         return must("regularizer", "null with head_epochs", type(regularizer).__name__, reason)
     return regularizer.find_problem(objective, attack)

@@ -105,7 +105,7 @@ def plan_reference(
 class PlannedWork:
     """Passes that a run will take, in all phases but evaluation.
 
-    training : of training steps. selection : of selections, and of rows that are measured anew between them. scores :
+    training : of training steps. selection : of selections, and of rows that are remeasured between them. scores :
     of the scores over epochs that some solvers read, with the training of the probe from which they are taken.
     """
 
@@ -158,7 +158,9 @@ def _plan_epoch(trainer: Trainer, epoch: int, examples: int, visits: FirstVisits
     for size, batches in sizes.items():
         unknown = size * (is_reattack(rule) and visits.are_all)
         work += batches * plan_batch(rule, trainer.objective, attack, size=size, epoch=epoch, unknown=unknown)
-    if is_reattack(rule) and not visits.are_all:  # each newcomer is attacked beside what the rule picks, at most
+    if (
+        is_reattack(rule) and not visits.are_all
+    ):  # each newcomer is attacked in addition to what the rule picks, at most
         left = sum(batches * (size - count_picked(rule, size)) for size, batches in sizes.items())
         work += min(visits.most, left) * plan_attack(trainer.objective, attack)
     if epoch < trainer.head_epochs:

@@ -1,4 +1,4 @@
-"""What training beside a pool asks of a trainer's settings, and of the selections that choose from it."""
+"""What training with a pool requires of a trainer's settings, and of the selections that choose from it."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def refuse_pool(trainer: "Trainer", model: nn.Module, train: Source) -> None:
-    """Raise ConfigError or DataError for a pool beside the training data that these settings cannot work with.
+    """Raise ConfigError or DataError for a pool that these settings cannot work with.
 
-    So too for settings that only work beside a pool, where there is none. Cost, where there is a pool: one forward pass
+    So too for settings that only work with a pool, where there is none. Cost, where there is a pool: one forward pass
     of two images.
     """
     if not isinstance(train, Pooled):
@@ -30,10 +30,10 @@ def refuse_pool(trainer: "Trainer", model: nn.Module, train: Source) -> None:
     count = train.count_from_pool(size)
     rule = f"a share that leaves each batch of {size} at least one image of the pool, and one that is real"
     over_epochs = isinstance(trainer.minibatch, EpochSubset)
-    later = "images of a pool are first seen in any epoch; use rest: dropped"
+    later = "pool images may first be seen in any epoch; use rest: dropped"
     drawn_anew = "a pool's images differ from epoch to epoch; use a rule that works inside batches"
     require(
-        check(not over_epochs, "data.pool", "null beside a rule that leaves examples out", "a pool", drawn_anew),
+        check(not over_epochs, "data.pool", "null with a rule that leaves examples out", "a pool", drawn_anew),
         check(
             not is_reattack(trainer.minibatch),
             "data.pool",
@@ -50,7 +50,7 @@ def refuse_pool(trainer: "Trainer", model: nn.Module, train: Source) -> None:
 
 
 def _list_pool_only(trainer: "Trainer") -> Iterator[SettingProblem | None]:
-    """Yield what a run without a pool has of a run beside one."""
+    """Yield what a run without a pool has of a run with one."""
     is_alone = not trainer.schedule.is_beside_pool
     yield check(is_alone, "selection.schedule", "'compressed' or 'acs' without data.pool", "pool", "name a pool")
     target = getattr(trainer.selector, "target", "train")
@@ -62,13 +62,13 @@ def _list_selection_problems(trainer: "Trainer") -> Iterator[SettingProblem | No
     selector = trainer.get_selector()
     schedule = trainer.schedule.schedule
     way_out = "an epoch has the steps of the real data, however few images of the pool are chosen"
-    yield check(schedule == "pool", "selection.schedule", "'pool' beside data.pool", schedule, way_out)
+    yield check(schedule == "pool", "selection.schedule", "'pool' with data.pool", schedule, way_out)
     is_whole = selector.partition != "per_batch"
     mixed = "a batch holds real images too; use per_class or whole"
-    yield check(is_whole, "selection.partition", "one of single images beside data.pool", "per_batch", mixed)
+    yield check(is_whole, "selection.partition", "one of single images with data.pool", "per_batch", mixed)
     rows_from = selector.rows_from
-    caught = "training passes look at few images of a pool"
-    yield check(rows_from == "attack", "selection.rows_from", "'attack' beside data.pool", rows_from, caught)
+    caught = "training passes see only few images of a pool"
+    yield check(rows_from == "attack", "selection.rows_from", "'attack' with data.pool", rows_from, caught)
     if trainer.score is not None:
         needs_file = "`advcore score --extrapolate` writes one for a pool"
-        yield must("selection.solver.scores", "a file for scores over epochs beside data.pool", None, needs_file)
+        yield must("selection.solver.scores", "a file for scores over epochs with data.pool", None, needs_file)

@@ -1,4 +1,4 @@
-"""How far a run is, what it leaves, and who hears of it."""
+"""A run's progress, its results, and the callbacks that report them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ Snapshot = dict[str, Any]
 
 @dataclass
 class Trained:
-    """What a run leaves.
+    """The results of a run.
 
     last, best : state dicts, on the CPU. best_epoch : the epoch of `best`, from 0; None without validation images.
     epochs : one entry per epoch. coresets : every selection, in order. ledger : passes and seconds of the whole run.

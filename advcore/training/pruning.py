@@ -1,4 +1,4 @@
-"""Training steps on a part of each epoch's examples, chosen by the losses of the steps themselves."""
+"""Training steps on part of each epoch's examples, chosen by the losses of the steps themselves."""
 
 import torch
 from torch import Tensor

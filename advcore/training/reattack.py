@@ -1,4 +1,4 @@
-"""Training steps that attack a part of each batch again, and train the rest on its remembered adversarial images.
+"""Training steps that attack part of each batch again, and train on the remembered perturbations of the rest.
 
 Without a correction, the loss of a step is mean(w l(x~)): x~ is x_adv where the example was attacked at this step, and
 where its last attack ended (projected again) where it was not. That mean lies below the one at fresh x_adv by what the

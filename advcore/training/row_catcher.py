@@ -59,7 +59,7 @@ class FirstStep:
 
 
 class RowCatcher:
-    """Catches the rows of a run's examples in its training steps, and measures some of the others anew.
+    """Catches the rows of a run's examples in its training steps, and remeasures some of the others.
 
     A row is that of the image that was trained on: augmented, attacked by the training attack, and, for all but the
     first step's input gradient, passed in train mode, by the weights of that step. In every process all rows are
@@ -102,7 +102,7 @@ class RowCatcher:
     def catch(self, indices: Tensor, y: Tensor) -> Iterator[Callable[[Forward], Forward]]:
         """Store the rows of examples (B,) with labels y (B,) that the block trains on.
 
-        The block is given a function; it runs the forward passes of the objective by what that makes of its own
+        The block is given a function; it runs the forward passes of the objective by what that makes of its
         forward pass. Where they are run several times, as for a weight perturbation, the last time counts.
         """
         outputs: list[Outputs] = []
@@ -158,7 +158,7 @@ class RowCatcher:
         )
 
     def end_epoch(self, selector: AdversarialCoreset, coreset: Coreset | None) -> Entry:
-        """Measure rows of examples outside of a coreset anew after the present epoch (`Refresh`).
+        """Remeasure rows of examples outside of a coreset after the present epoch (`Refresh`).
 
         selector : the run's, whose attack is ready. coreset : what the epoch trained on; None for all data.
 

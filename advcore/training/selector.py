@@ -1,4 +1,4 @@
-"""What a trainer and its selector have in common: given once, and the same in both."""
+"""Settings that a trainer and its selector share: given once, and the same in both."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,9 +19,9 @@ _WAY_OUT = "give selector and trainer the same; Trainer(solver=..., budget=...) 
 
 
 def expand_selection(trainer: "Trainer", budget: float | None, solver: Solver | None) -> dict[str, object]:
-    """Return the schedule and the selector that `Trainer(budget=..., solver=...)` stand for, by name.
+    """Return the schedule and the selector that `Trainer(budget=..., solver=...)` abbreviate, by name.
 
-    A selector of the solver has everything else from the trainer. Raises ConfigError for a solver beside a selector,
+    A selector of the solver has everything else from the trainer. Raises ConfigError for a solver with a selector,
     and for one without a budget.
     """
     schedule = trainer.schedule
@@ -33,7 +33,7 @@ def expand_selection(trainer: "Trainer", budget: float | None, solver: Solver | 
     if solver is not None:
         has_budget = budget is not None or schedule.budget < 1
         require(
-            check(selector is None, "solver", "left out beside a selector, which has one", solver),
+            check(selector is None, "solver", "left out with a selector, which has one", solver),
             check(has_budget, "budget", "set where a solver is", None, "such as 0.5, the share of the data to keep"),
         )
         selector = AdversarialCoreset(
@@ -75,5 +75,5 @@ def list_disagreements(trainer: "Trainer") -> Iterator[SettingProblem]:
         way_out = "the weights of a batch may sum to 0 or less; or use normalise: none"
         yield must("solver.nonnegative", "true with normalise: batch", False, way_out)
     if has_remembered_start(selector.attack) and not has_remembered_start(trainer.attack):
-        rule = "uniform, or another that needs no memory, without the training attack's"
+        rule = "uniform, or another that needs no memory, unless the training attack starts remembered"
         yield must("attack.start", rule, "remembered")

@@ -72,7 +72,7 @@ def take_snapshot(loop: "Loop") -> Snapshot:
 def restore(loop: "Loop", snapshot: Snapshot) -> None:
     """Put a snapshot into a loop of the same run; the snapshot stays as it is.
 
-    Raises ConfigError for a snapshot of another seed or other data, CheckpointError for what is no snapshot.
+    Raises ConfigError for a snapshot of another seed or other data, CheckpointError for anything but a snapshot.
     """
     try:
         _restore(loop, snapshot)
@@ -132,10 +132,10 @@ def _restore_results(loop: "Loop", snapshot: Snapshot) -> None:
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, state: Snapshot) -> None:
-    """Load an optimiser's state dict, but keep how this optimiser steps and how its tensors lie in memory.
+    """Load an optimiser's state dict, but keep how this optimiser steps and how its tensors are laid out in memory.
 
-    Snapshots know no memory layout, and a fused step goes through memory as it lies. They hold no settings that are no
-    plain values either.
+    Snapshots hold no memory layout, which a fused step follows. They hold only settings that
+    are plain values.
     """
     present_groups = optimizer.state_dict()["param_groups"]
     groups = [

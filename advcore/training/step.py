@@ -181,7 +181,7 @@ class Learner:
 def _check_trainable(loss: Tensor) -> None:
     """Raise ConfigError for a loss that depends on no parameter of which a gradient is wanted."""
     if not loss.requires_grad:
-        rule = "a network of which its logits depend on a parameter with requires_grad"
+        rule = "a network whose logits depend on a parameter with requires_grad"
         raise ConfigError(must("model", rule, "none", "call requires_grad_(True) on the layers to train"))
 
 
@@ -238,7 +238,7 @@ class Batch:
 
 
 class Images(NamedTuple):
-    """Images to learn from, clean or attacked (B, C, H, W), with their labels (B,) and weights (B,)."""
+    """Images to train on, clean or attacked (B, C, H, W), with their labels (B,) and weights (B,)."""
 
     x: Tensor
     y: Tensor
@@ -246,7 +246,7 @@ class Images(NamedTuple):
 
 
 class PlainStepper:
-    """Steps on whole batches: every example is attacked and learned from.
+    """Steps on whole batches: every example is attacked and trained on.
 
     factors : (N,) what the weight of each example is multiplied by in this epoch, 0 for those that it leaves out; None
     where it trains on all of them, as they are weighted.

@@ -1,4 +1,4 @@
-"""Training steps under a minibatch rule: on a part of each batch, or of its clean and attacked images."""
+"""Training steps under a minibatch rule: on part of each batch, or of its clean and attacked images."""
 
 import contextlib
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from advcore.training.step import Batch, Forward, Images, Learner, PlainStepper,
 
 
 class AttackSubsetStepper(PlainStepper):
-    """Steps that attack, and learn from, the examples that an `AttackSubset` rule picks of each batch.
+    """Steps that attack, and train on, the examples that an `AttackSubset` rule picks of each batch.
 
     size : number of training examples. head : the last linear layer, for a rule that reads features.
     counts : (N,) how often this process picked each example in the run. picked, picked_before : (N,) bool, which
@@ -135,7 +135,7 @@ class AttackSubsetStepper(PlainStepper):
 
 
 class UpdateSubsetStepper(PlainStepper):
-    """Steps that learn from the images that an `UpdateSubset` rule keeps of each batch's clean and attacked ones.
+    """Steps that train on the images that an `UpdateSubset` rule keeps of each batch's clean and attacked ones.
 
     batch_size : size of a step, for a rule that queues what it keeps. attack : the run's, for a rule that measures
     in how small a ball it flips predictions (`probed`).
@@ -285,7 +285,7 @@ class UpdateSubsetStepper(PlainStepper):
         """
         kept = torch.cat(self.kept_indices).unique()
         indices = kept[:: max(1, len(kept) // self.rule.probed)][: self.rule.probed].cpu()
-        assert self.attack is not None, "no rule serves an objective that is not attacked"
+        assert self.attack is not None, "no rule works with an objective that uses no attack"
         stream = Stream(seed=self.seed, purpose="radius", epoch=self.epoch)
         radii = smallest_radius(learner.model, self.source, self.attack, indices, stream=stream, ledger=learner.ledger)
         flipped = torch.isfinite(radii)

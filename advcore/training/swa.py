@@ -1,4 +1,4 @@
-"""Compute BatchNorm's running statistics anew for averaged weights, whose features no network had in training."""
+"""Recompute BatchNorm's running statistics for averaged weights, whose features no network had in training."""
 
 from functools import partial
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def recompute_statistics(run: "Run", average: nn.Module, coreset: Coreset | None, epoch: int) -> None:
     """Set the statistics of the BatchNorm layers of an average, in place, to those of an epoch's images, as augmented.
 
-    average : has the modules of `run.model`, and gets their modes: layers that rest in training keep their statistics.
+    average : has the modules of `run.model`, and gets their modes: layers frozen in training keep their statistics.
     coreset : what the epoch trains on; None for all data.
 
     The images are clean: attacking them would cost what the epoch's attacks cost. Cost: one forward pass of each, in
@@ -42,7 +42,7 @@ def recompute_statistics(run: "Run", average: nn.Module, coreset: Coreset | None
     try:
         # Dropout draws from the global random state, which is that of training.
         draws = Stream(seed=run.seed, purpose=distributed.name_for_process("swa"), epoch=epoch)
-        # A compiled pass would be compiled anew for each momentum.
+        # A compiled pass would be compiled again for each momentum.
         with preserve_random_state(draws), torch.no_grad(), disable_compilation():
             _pass_images(run, average, layers, coreset=coreset, epoch=epoch)
     finally:

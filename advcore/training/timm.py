@@ -60,11 +60,11 @@ class TimmOptimizer:
             check_positive("lr", self.lr),
             check_within("weight_decay", self.weight_decay, 0, 10),
             check(0 < self.layer_decay <= 1, "layer_decay", "a number in (0, 1]", self.layer_decay),
-            check(not taken, "options", "of arguments that have no setting of their own", ", ".join(taken)),
+            check(not taken, "options", "of arguments without a setting", ", ".join(taken)),
         )
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Build the optimiser of all of the model's parameters, those that rest at first too.
+        """Build the optimiser of all of the model's parameters, including those that are frozen at first.
 
         Raises ConfigError for a name or options that timm does not know, and for `layer_decay` where it knows no
         layers.
@@ -179,7 +179,7 @@ def find_network(model: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def _require_all_gradients(network: nn.Module) -> Iterator[None]:
-    """Let all parameters require gradients for the block: timm leaves out what rests, which may train later."""
+    """Let all parameters require gradients for the block: timm leaves out what is frozen, which may train later."""
     flags = [(value, value.requires_grad) for value in network.parameters() if value.is_floating_point()]
     try:
         for value, _ in flags:

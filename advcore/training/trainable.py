@@ -24,9 +24,9 @@ def split_names(trainable: str) -> list[str]:
 
 
 class TrainedParts:
-    """The parameters that train in each epoch; the others, and the modules that hold nothing else, rest.
+    """The parameters that train in each epoch; the others, and the modules that hold nothing else, are frozen.
 
-    A module all of whose own parameters rest is in eval mode: BatchNorm keeps its statistics. One that has statistics
+    A module whose parameters are all frozen is in eval mode: BatchNorm keeps its statistics. One that has statistics
     alone goes with the parameters before it. What the caller froze before stays so.
     """
 
@@ -62,7 +62,7 @@ class TrainedParts:
         require(check(trainer.awp is None or can_move, "training.awp", _ONLY_VECTORS, trainer.awp))
 
     def begin_epoch(self, epoch: int) -> None:
-        """Let the parameters of this epoch train, and the others rest."""
+        """Unfreeze the parameters of this epoch, and freeze the others."""
         trained = self.trained_first if epoch < self.head_epochs else self.trained
         for name, value in self.model.named_parameters():
             value.requires_grad_(name in trained)

@@ -1,4 +1,4 @@
-"""How a run trains: its settings, and what is wrong with them."""
+"""How a run trains: its settings and their checks."""
 
 import itertools
 from collections.abc import Callable
@@ -66,7 +66,7 @@ class Trainer(LoopSettings):
     optimizer, lr_schedule : settings of `advcore.training`.
     probe_epochs : for solvers that read scores over epochs: how many epochs of ordinary training of a copy are scored
         first; at least 1 where there is no warm start.
-    minibatch : a rule of `advcore.minibatch`: what of each batch is attacked, and how, or learned from, or which
+    minibatch : a rule of `advcore.minibatch`: what of each batch is attacked, and how, or trained on, or which
         examples an epoch leaves out; None: all.
     head : name of the last linear layer, for a rule that reads features; None finds it.
     attack_steps : the attack's steps in each epoch (`advcore.training.attack_steps`); None: the attack's setting.
@@ -91,7 +91,7 @@ class Trainer(LoopSettings):
     solver: InitVar[Solver | None] = None
 
     def _expand(self, budget: float | None, solver: Solver | None) -> dict[str, object]:
-        """Return the settings that `budget` and `solver` stand for."""
+        """Return the settings that `budget` and `solver` abbreviate."""
         return expand_selection(self, budget, solver)
 
     def _check_more(self) -> list[SettingProblem | None]:
@@ -211,7 +211,7 @@ class Trainer(LoopSettings):
     def check(self, model: nn.Module, train: Source) -> None:
         """Raise ConfigError for training data that these settings cannot work with.
 
-        Each batch, and what the minibatch rule leaves of it, must be as much as the model can learn from; and an attack
+        Each batch, and what the minibatch rule leaves of it, must be as much as the model can train on; and an attack
         that remembers needs data that give an index the same image each time.
         """
         refuse_untrainable(model)
@@ -285,7 +285,7 @@ class Trainer(LoopSettings):
         source = as_source(train, find_device(model))
         if isinstance(source, Part):  # its batches bring the indices of the whole
             way_out = "pass torch.utils.data.Subset(data set, indices)"
-            raise ConfigError(must("train", "a data set, or a source that is no part of another", "Part", way_out))
+            raise ConfigError(must("train", "a data set, or a source that is not a part of another", "Part", way_out))
         check_fits(model, source)
         self._check_selections(model, source)
         self.check(model, source)

@@ -1,4 +1,4 @@
-"""What rules on whole batches ask of a run's attack."""
+"""What rules on whole batches require of a run's attack."""
 
 from advcore.attacks import ATTACKS
 from advcore.attacks.base import Attack
@@ -9,7 +9,7 @@ from advcore.types import find_name
 
 
 def find_attack_problem(rule: WholeBatch, attack: Attack | None, name: str) -> SettingProblem | None:
-    """Return why the rule, known by `name`, cannot serve the attack, as a problem with `attack`; None if it can."""
+    """Return why the rule, known by `name`, cannot work with the attack, as a problem with `attack`; None if it can."""
     if not isinstance(attack, PGD) or attack.norm not in rule.norms:
         norms = " or ".join(f"{norm}_pgd" for norm in rule.norms)
         way_out = "other attacks cannot be cut into such steps"

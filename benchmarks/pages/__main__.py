@@ -14,6 +14,7 @@ import gpu_page
 import masking_page
 import memory_page
 import network_page
+import papers_page
 import pool_scale_page
 import schedule_page
 import solver_page
@@ -23,7 +24,7 @@ import threads_page
 PAGES = (
     *(tables, solver_page, cpu_page, cpu_defaults_table, gpu_page, threads_page, memory_page, checkpoint_cost_page),
     *(compute_page, diagnostics_page, masking_page, choosing_page, network_page, pool_scale_page),
-    *(evidence_table, schedule_page),
+    *(evidence_table, papers_page, schedule_page),
 )
 
 for page in PAGES:

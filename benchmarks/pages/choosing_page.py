@@ -77,8 +77,8 @@ def seconds() -> str:
     shares = read_json(RECORDS / "solvers/attack-share.json")["results"]["shares"]
     largest = max(one["share"] for one in shares)
     told = (
-        "The attack that comes before it takes far longer: with ResNet-18, PGD-10 and 2,000 images on the same cores, "
-        f"rows and solve took at most {100 * largest:.2g} % of the attack's time."
+        "The preceding attack takes far longer: with ResNet-18, PGD-10 and 2,000 images on the same cores, rows and "
+        f"solve took at most {100 * largest:.2g} % of the attack's time."
     )
     return f"{to_markdown(('rows', 'solver, partition', 'budget', 'solve'), lines)}\n\n{told}"
 
@@ -123,7 +123,7 @@ def worth() -> str:
     told = [
         f"Full training reaches {format_mean(robust(full))} % at cost 1.00. "
         f"Mean ± sample deviation over {len(SEEDS)} seeds.",
-        f"`gradmatch` less `random`, in points, with 95 % intervals over seeds, for {_more_cost(unit):.2f} more cost: "
+        f"`gradmatch` minus `random`, in points, with 95 % intervals over seeds, at {_more_cost(unit):.2f} more cost: "
         f"{'; '.join(beside)}.",
         cost_notes(compared),
     ]

@@ -77,18 +77,18 @@ def notes() -> str:
     solve, classes = record["generating"] + record["solving"], shape.c
     shared = ", ".join(f"{solve / count:.1f} s on {count}" for count in PROCESSES[1:])
     lines = [
-        "The rows' way does not grow with W: whatever W is, the first process takes in almost all rows once per "
-        "selection and hands them out once (not for `whole` and `per_batch`, which it solves alone). For ImageNet-1k "
+        "The traffic of the rows does not grow with W: the first process receives almost all rows once per selection "
+        "and sends them out once (not for `whole` and `per_batch`, which it solves alone). For ImageNet-1k "
         f"that is {size(moved)}, {moved / LINK:.0f} s over a link of {LINK / 1e9:g} GB/s (100 Gbit/s).",
-        f"The attack shrinks with W: TRADES with PGD-10 is {each} passes an example before the rows are taken. "
-        f"With r passes a second and process it takes {each} N / (r W) seconds, so that link costs as much as the "
+        f"The attack becomes faster with W: TRADES with PGD-10 takes {each} passes per example before the rows. At r "
+        f"passes per second and process it takes {each} N / (r W) seconds, so the link takes as long as the "
         f"attack at W = {each * shape.n * LINK / moved / 1e6:.1f} million / r for ImageNet-1k. Measure r with your "
         "model (`seconds` by phase in the record).",
-        "The solve shrinks with W as far as there are classes. On [two CPU cores](../benchmarks/solvers.md) "
-        f"{classes:,} classes of ImageNet's size took {solve:.0f} s with GradMatch, all told: if it divides evenly, "
+        "The solve becomes faster with W up to the number of classes. On [two CPU cores](../benchmarks/solvers.md) "
+        f"{classes:,} classes of ImageNet's size took {solve:.0f} s with GradMatch in total: if it divides evenly, "
         f"{shared} such machines.",
-        "A selection every T epochs spreads this over T epochs of steps, whose gradients are the larger part: at batch "
-        f"{BATCH}, an epoch of ImageNet-1k on half of the data is {-(-shape.n // 2 // BATCH):,} steps.",
+        "With a selection every T epochs, this is spread over T epochs of steps, whose gradients are the larger part: "
+        f"at batch size {BATCH}, an epoch of ImageNet-1k on half of the data is {-(-shape.n // 2 // BATCH):,} steps.",
     ]
     return "\n".join(f"- {line}" for line in lines)
 

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import papers_page
 import tables
 from figures import BENCHMARKS
 
@@ -20,6 +21,7 @@ class Part:
 
     suite: str
     seconds: float
+    size: str | None = None
 
 
 SELECTION = (
@@ -29,15 +31,19 @@ SELECTION = (
     Part("pools", 210),
     Part("pools-redundant", 210),
 )
-STUDIES = {"What selection can pay": (SELECTION, 40)}
+PAPERS = tuple(
+    Part(f"papers/{name}", page["seconds_per_run"], "small") for name, page in papers_page.PUBLISHED["pages"].items()
+)
+STUDIES = {"What selection can pay": (SELECTION, 40), "Tables of the papers, size small": (PAPERS, 12)}
 """Titles to the suites of a study, in their order, and the process-hours that it may take."""
 
 HEAD = """# Schedule of the long studies
 
 Each run is one process with one thread, two of them side by side on 2 cores: `advcore bench
-benchmarks/suites/NAME.yaml` with OMP_NUM_THREADS=1, one suite per core. A suite that was stopped goes on with the same
-command. Seconds of a run are the median over its records, evaluation included, under whatever load there was; before
-there is a record, an estimate from trials.
+benchmarks/suites/NAME.yaml` (with `--size small` for the papers' tables) with OMP_NUM_THREADS=1, one suite per core. A
+suite that was stopped goes on with the same command. Seconds of a run are the median over its records, evaluation
+included, under whatever load there was; before there is a record, an estimate from trials. The baselines that a suite
+adds by itself count from its first run on.
 """
 
 
@@ -51,9 +57,9 @@ def table(parts: Sequence[Part]) -> tuple[str, float]:
     """Return the table of a study, and its process-hours in all."""
     rows, hours = [], 0.0
     for part in parts:
-        suite, found = tables.suite_of(part.suite), tables.groups(part.suite)
+        suite, found = tables.suite_of(part.suite, part.size), tables.groups(part.suite, part.size)
         records = [record for group in found.values() for record in group]
-        planned, measured = len(suite.methods) * len(suite.seeds), measure_run(records)
+        planned, measured = len(tables.methods_of(part.suite, part.size)) * len(suite.seeds), measure_run(records)
         seconds = measured or part.seconds
         hours += planned * seconds / 3600
         source = "measured" if measured else "estimated"

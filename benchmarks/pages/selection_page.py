@@ -100,7 +100,7 @@ def section(title: str, found: Groups, questions: Mapping[str, Pairs], tested: T
 
 
 def judge_reattack(title: str, tested: Tested) -> str:
-    """The verdict that the study was made for: whether rho < 1 beats rho = 1, and whether a rule beats random."""
+    """The verdict of the study: whether rho < 1 beats rho = 1, and whether a rule beats random."""
     if not any((title, question) in tested for question in (AGAINST_GROWING, LOW)):
         return "too few runs so far"
     schedule = _any_beats(tested, title, (AGAINST_GROWING, BOTH_GROW))
@@ -151,16 +151,16 @@ REATTACK_HEAD = """# What to attack again, and whether it pays
 From the committed records of the suites `reattack-mnist` and `reattack-cifar10` (`advcore bench
 benchmarks/suites/NAME.yaml`). Of each batch a share rho takes a new step from its remembered perturbation, chosen at
 random, by the lowest p_y at the last visit or by the oldest perturbation; the others are trained on their remembered
-adversarial images. All rows have the same compute unless they say otherwise. Two things come with such a rule and have
-to be told from it: more updates for the same compute, and perturbations that are weak early in training. So there are
-rows with as many updates, and rows that attack everyone in a ball that grows.
+adversarial images. All rows have the same compute unless they say otherwise. Two things come with such a rule and
+have to be separated from it: more updates for the same compute, and perturbations that are weak early in training.
+So there are rows with as many updates, and rows that attack everyone in a ball that grows.
 """
 FREE_ROWS_HEAD = """# Rows for free, and whether they pay
 
 From the committed records of the suite `free-rows` (`advcore bench benchmarks/suites/free-rows.yaml`). Coresets chosen
 from rows that are caught in training ([how](../docs/savings.md#selecting-without-an-attack)) are compared with random
 subsets of the same compute, budgets .1, .3 and .5. *Refreshed*: after each epoch a twentieth of the examples outside of
-the coreset is attacked and measured anew. *Attacked*: all examples are attacked at each selection. What these two cost
+the coreset is attacked and measured again. *Attacked*: all examples are attacked at each selection. What these two cost
 comes off their budgets.
 """
 POOLS_HEAD = """# Choosing from a pool, and whether it pays

@@ -28,24 +28,6 @@ def text(records: dict[str, Facts]) -> str:
     return "\n".join(lines)
 
 
-def headline(record: Facts) -> str:
-    """The table of README: ours beside what a user would call instead, at n = 5000, from the record of `peers`."""
-    rows = []
-    for solver, k, ours, theirs in (
-        ("GradMatch", 500, "ours, whole call", "sklearn, own Gram, overwriting"),
-        ("GradMatch", 2500, "ours, whole call", "sklearn, own Gram, overwriting"),
-        ("CRAIG", 500, "ours", SUBMODLIB),
-        ("CRAIG", 2500, "ours", SUBMODLIB),
-    ):
-        for kind, title in TITLES.items():
-            own = _find(record, solver, kind, k)
-            ratio = _ratio(own, theirs, ours)
-            if ratio is not None:
-                times = (duration(own[name]["seconds"]) for name in (ours, theirs))
-                rows.append((f"{solver}, {title}", str(k), *times, f"{ratio:.1f} x"))
-    return to_markdown(("problem of 5000 rows", "picks", "advcore", "scikit-learn or submodlib", "faster"), rows)
-
-
 def _verdicts(record: Facts, make: Callable[[Facts], list["Gate"]]) -> list[Row]:
     """A part's gates, each with yes or no; a small run has neither."""
     own = record["settings"]

@@ -20,7 +20,7 @@ from advcore.reporting.record import RunRecord
 from advcore.reporting.statistics import Comparison
 from advcore.reporting.tables import list_flags, to_markdown
 from advcore.reporting.verdicts import describe_varied
-from advcore.suite.layout import make_slug
+from advcore.suite.layout import BASELINES_FILE, make_slug
 from advcore.suite.suite import Suite, load
 
 README = BENCHMARKS.parent / "README.md"
@@ -38,16 +38,26 @@ SELECTION = {"reattack": REATTACK, "free rows": FREE_ROWS, "pools": POOLS}
 
 
 @functools.cache
-def suite_of(name: str) -> Suite:
-    """The suite benchmarks/suites/NAME.yaml."""
-    return load(BENCHMARKS / "suites" / f"{name}.yaml")
+def suite_of(name: str, size: str | None = None) -> Suite:
+    """The suite benchmarks/suites/NAME.yaml, in one of its sizes."""
+    return load(BENCHMARKS / "suites" / f"{name}.yaml", size)
 
 
 @functools.cache
-def groups(suite: str) -> dict[str, list[RunRecord]]:
+def methods_of(name: str, size: str | None = None) -> list[str]:
+    """The suite's methods, and after them the baselines that were planned when it was first run."""
+    suite = suite_of(name, size)
+    planned = suite.records / (size or "") / BASELINES_FILE
+    added = read_json(planned)["methods"] if planned.exists() else {}
+    return [*suite.methods, *added]
+
+
+@functools.cache
+def groups(suite: str, size: str | None = None) -> dict[str, list[RunRecord]]:
     """Records by method, in the suite's order; methods without one are left out."""
-    of = suite_of(suite)
-    paths = {method: [of.records / f"{make_slug(method, seed)}.json" for seed in of.seeds] for method in of.methods}
+    of, methods = suite_of(suite, size), methods_of(suite, size)
+    folder = of.records / (size or "")
+    paths = {method: [folder / f"{make_slug(method, seed)}.json" for seed in of.seeds] for method in methods}
     found = {method: [RunRecord.load(path) for path in own if path.exists()] for method, own in paths.items()}
     return {method: records for method, records in found.items() if records}
 

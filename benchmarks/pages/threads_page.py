@@ -59,10 +59,10 @@ def sentence(record: dict) -> str:
     busy, alone = ("advcore", "busy"), ("advcore", "alone")
     spinning_busy = ratio(record, ("all cores, spinning", "busy"), busy)
     return (
-        f"{record['epochs']} epochs of the main job beside {record['busy']} busy processes on "
-        f"{record['environment']['threads']} cores take {ratio(record, busy, alone):.1f} times as long as alone; with "
-        f"threads that spin they took {spinning} seconds, {spinning_busy:.1f} times as long. Alone, advcore's default "
-        f"takes {ratio(record, alone, ('all cores, spinning', 'alone')):.2f} times as long as threads that spin, and "
+        f"Next to {record['busy']} busy processes on {record['environment']['threads']} cores, {record['epochs']} "
+        f"epochs of the main job take {ratio(record, busy, alone):.1f} times as long as alone; with spinning threads "
+        f"they took {spinning} seconds, {spinning_busy:.1f} times as long. Alone, advcore's default "
+        f"takes {ratio(record, alone, ('all cores, spinning', 'alone')):.2f} times as long as spinning threads, and "
         f"{ratio(record, alone, ('one thread', 'alone')):.2f} times as long as one thread "
         "([measured](../benchmarks/threads.md))."
     )

@@ -103,18 +103,19 @@ def page() -> str:
 <!-- written by docs/site/architecture.py -->
 
 Data flow through the parts in one direction. A data set gives batches (index, x, y). An adversary turns x into
-adversarial examples, which are constant from there on. Gradients at these examples become rows, and selection chooses
-indices and weights from the rows: a `Coreset`. Training attacks the coreset anew and minimises a weighted loss. An
-evaluation, a record, tables and pages follow. One arrow leads back: when the schedule says so, the trainer hands its
-present model to `AdversarialCoreset.select()`.
+adversarial examples, which are constant from then on. Gradients at these examples become rows, and selection chooses
+indices and weights from the rows: a `Coreset`. Training attacks the coreset again and minimises a weighted loss. An
+evaluation, a record, tables and pages follow. One arrow leads back: when the schedule says so, the trainer passes its
+current model to `AdversarialCoreset.select()`.
 
-A part imports from the layers below its own; only parts of the base layer import each other, which
-`tests/test_architecture.py` holds. There are {len(counts)} pairs of which one part imports the other, and no circle.
+A part imports only from the layers below its own; only parts of the base layer import each other.
+`tests/test_architecture.py` checks this. There are {len(counts)} pairs in which one part imports the other, and no
+cycle.
 
 ![parts of advcore in their layers, and how often one imports another](architecture.png)
 
-A line leads from a part to what it imports; the wider, the more import statements. Lines to the base layer, which every
-part uses, are left out.
+A line leads from a part to one that it imports; a wider line means more import statements. Lines to the base layer,
+which every part uses, are left out.
 
 {table(counts)}
 

@@ -3,16 +3,23 @@
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+LANDING = "docs/landing"
+"""The site's first page."""
 NAV = {
-    "Use": {
+    "Tutorials": {
         "docs/index": "First hour",
-        "docs/install": "Installing",
-        "docs/hardening": "Hardening a trained model",
-        "docs/choosing": "Choosing a selector",
-        "docs/pools": "Extra images: pools",
-        "docs/settings": "Every setting",
-        "docs/integration": "Other trainers and formats",
-        "docs/report": "Reports",
+        "docs/tutorial": "Your own images",
+    },
+    "How-to guides": {
+        "docs/install": "Install",
+        "docs/howto_timm": "Harden a timm model",
+        "docs/howto_finetune": "Fine-tune a checkpoint",
+        "docs/howto_pool": "Select from a pool",
+        "docs/howto_paper": "Reproduce a paper",
+        "docs/howto_attack": "Add an attack",
+        "docs/howto_cluster": "Run on a cluster",
+        "docs/integration": "Use other tools",
+        "docs/reproducing": "Reproduce these pages",
     },
     "Gallery": {
         "docs/gallery/index": "Gallery",
@@ -25,32 +32,40 @@ NAV = {
         "docs/gallery/report_page": "A report page",
         "docs/gallery/pareto": "A Pareto picture",
     },
-    "Method": {
-        "docs/method": "What is computed",
-        "docs/solvers": "Solvers",
-        "docs/minibatch": "Minibatch rules and scores",
+    "Explanation": {
+        "docs/method": "The method",
+        "docs/choosing": "Choosing a selector",
         "docs/savings": "Cheaper attacks",
-        "docs/evaluation": "Attacks and evaluation",
+        "docs/evaluation": "Trustworthy evaluation",
+        "docs/evidence": "Evidence",
+        "docs/architecture": "Architecture",
+        "README": "Results at a glance",
     },
-    "Scale": {
+    "Reference": {
+        "docs/settings": "Every setting",
+        "docs/glossary": "Glossary",
+        "docs/data": "Image data",
+        "docs/hardening": "Trained weights and recipes",
+        "docs/pools": "Pools",
+        "docs/minibatch": "Minibatch rules and scores",
+        "docs/solvers": "Solvers",
+        "docs/bench": "Benchmark suites",
+        "docs/report": "Reports",
         "docs/speed": "Speed",
         "docs/distributed": "Several GPUs",
-        "docs/reliability": "Stopping, and going on",
-        "docs/cases": "Reliability, case by case",
-    },
-    "Evidence": {
-        "docs/evidence": "Evidence",
-        "docs/bench": "Benchmark suites",
-        "docs/reproducing": "Reproducing",
+        "docs/reliability": "Stop and resume",
+        "docs/cases": "Reliability cases",
         "docs/extending": "Extending",
-        "docs/architecture": "Architecture",
     },
 }
-"""Pages and their short titles by caption, below README, the first. Those of benchmarks/ follow by themselves."""
+"""Pages and their short titles by caption, below the first page; those of benchmarks/ and of the root folder follow."""
 NOTEBOOKS = {"docs/notebooks/first_coreset": "Notebook: your first coreset"}
-"""Notebooks, which stand with the gallery."""
+"""Notebooks, listed with the gallery."""
 API = {
     "adversary": "Attacking a batch",
+    "selection": "Selection",
+    "training": "Training",
+    "evaluation": "Evaluation",
     "attacks": "Attacks",
     "objectives": "Objectives",
     "solvers": "Solvers",
@@ -58,13 +73,10 @@ API = {
     "gradients": "Gradient rows and scores",
     "models": "Models",
     "data": "Data",
-    "selection": "Selection",
-    "training": "Training",
-    "evaluation": "Evaluation",
     "reporting": "Records and tables",
     "tracking": "Trackers",
-    "register": "Own methods in run files",
-    "types": "Values that stages pass to each other",
+    "register": "Your own methods in run files",
+    "types": "Values that stages exchange",
     "rows": "Rows",
     "cost": "Cost ledger",
     "rng": "Random numbers",
@@ -74,6 +86,13 @@ API = {
     "testing": "Contracts for your own methods",
 }
 """Packages and modules of advcore that have a page, with its title."""
+FIRST = {
+    "adversary": ("advcore.adversary.attack",),
+    "selection": ("advcore.selection.coreset.AdversarialCoreset", "advcore.selection.result.Coreset"),
+    "training": ("advcore.training.trainer.Trainer", "advcore.training.progress.Trained"),
+    "evaluation": ("advcore.evaluation.evaluate.evaluate",),
+}
+"""What a page of the API shows first, after the example of `docs/site/examples.md`; all else comes below it."""
 INNER = {
     "runtime": {"cpu_defaults", "cuda_graphs", "heap", "out_of_memory", "threads"},
     "reporting": {
@@ -90,26 +109,36 @@ INNER = {
     "register": {"networks", "plugins"},
     "evaluation": {"part_record", "stretch"},
 }
-"""Modules of these packages that are nobody's business outside."""
+"""Internal modules of these packages."""
 BESIDE = {"training": {"progress": ("Trained", "Listener")}}
-"""Names of inner modules that a library call meets all the same."""
+"""Names of internal modules that a caller of the library meets."""
 
 
-def benchmark_pages() -> dict[str, str]:
-    """The pages of benchmarks/ and their headings, by name."""
-    found = sorted((ROOT / "benchmarks").glob("*.md"))
-    return {f"benchmarks/{path.stem}": path.read_text().split("\n")[0].lstrip("# ") for path in found}
+def found_pages() -> dict[str, dict[str, str]]:
+    """The pages that need no entry in NAV, by caption."""
+    return {
+        "Benchmarks": _headings("benchmarks/"),
+        "The papers' tables": _headings("benchmarks/papers/"),
+        "Project": _headings(""),
+    }
+
+
+def _headings(folder: str) -> dict[str, str]:
+    """The pages of a folder and their headings, by name."""
+    paths = [path for path in sorted((ROOT / folder).glob("*.md")) if path.stem != "README"]
+    return {f"{folder}{path.stem}": path.read_text().split("\n")[0].lstrip("# ") for path in paths}
 
 
 def pages() -> list[str]:
-    """Every page of the repository that the site has, README apart, without `.md`."""
-    return [page for listed in NAV.values() for page in listed] + list(benchmark_pages())
+    """Every page of the repository that the site has, without `.md`."""
+    nav = NAV | found_pages()
+    return [LANDING, *(page for listed in nav.values() for page in listed)]
 
 
 def modules(package: str) -> list[str]:
-    """Dotted names of the modules on a package's page; a module's own where it is none."""
+    """Dotted names of the modules on a package's page; of a module, its own name."""
     folder = ROOT / "advcore" / package
     if not folder.is_dir():
         return [f"advcore.{package}"]
-    found = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")} - INNER.get(package, set())
-    return [f"advcore.{package}.{name}" for name in sorted(found, key=lambda name: (name != "base", name))]
+    names = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")} - INNER.get(package, set())
+    return [f"advcore.{package}.{name}" for name in sorted(names, key=lambda name: (name != "base", name))]

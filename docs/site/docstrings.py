@@ -1,4 +1,4 @@
-"""Docstrings as the house writes them, to Markdown that MyST reads: the API pages."""
+"""Convert docstrings in the style of this repository to Markdown that MyST reads: the API pages."""
 
 import ast
 import dataclasses
@@ -11,13 +11,14 @@ from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 
-from contents import BESIDE, modules
+from contents import BESIDE, FIRST, modules
 
 Node = ast.ClassDef | ast.FunctionDef
 _HEADER = re.compile(r"(?m)^(Parameters|Returns|Raises)\n-+\n")
 _ENTRY = re.compile(r"(?m)(?:^|(?<=[.;] ))(\w+(?:, \w+)*) : ")
 _LEAD = re.compile(r"(?:^|(?<=[.;)] ))(Cost|Precision|Reference|Differs|Raises|Returns)(?::|(?= )) ?")
 _CODE = re.compile(r"(`[^`]+`)")
+EXAMPLES = Path(__file__).parent / "examples.md"
 
 
 @cache
@@ -178,17 +179,29 @@ def signature(node: ast.FunctionDef, *, method: bool = False) -> str:
 
 
 def page(title: str, package: str, known: dict[str, str]) -> str:
-    """The API page of a package or module of advcore."""
-    found = on_page(package)
+    """The API page of a package or module of advcore: example, what is called most, then all else module by module."""
+    listed = on_page(package)
+    first = FIRST.get(package, ())
     about = inspect.getdoc(importlib.import_module(f"advcore.{package}")) or ""
     parts = [f"# {title}", f"`advcore.{package}`. {_marked(' '.join(about.split()), known)}"]
-    for module, names in found:
+    parts += [example(package)] if first else []
+    for dotted in first:
+        module, _, name = dotted.rpartition(".")
+        parts += [f"## {name}", _directive("currentmodule", module)]
+        parts.append(_entry(importlib.import_module(module), name, known))
+    for module, names in listed:
         loaded = importlib.import_module(module)
-        if len(found) > 1:
+        rest = [name for name in names if f"{module}.{name}" not in first]
+        if len(listed) > 1 and rest:
             parts += [f"## {module.rpartition('.')[2]}", f"`{module}`: {_marked(_first(loaded), known)}"]
         parts.append(_directive("currentmodule", module))
-        parts += [_entry(loaded, name, known) for name in names]
+        parts += [_entry(loaded, name, known) for name in rest]
     return "\n\n".join(parts) + "\n"
+
+
+def example(package: str) -> str:
+    """The example of a package's page; tests run it."""
+    return re.search(rf"^## {package}\n\n(```python\n.*?```)", EXAMPLES.read_text(), re.S | re.M)[1]
 
 
 def _first(module: ModuleType) -> str:
@@ -206,9 +219,12 @@ def _entry(module: ModuleType, name: str, known: dict[str, str]) -> str:
     return _directive("class", name + _constructor(node, own), "\n\n".join(filter(None, body)), fence=":::::")
 
 
-def _constructor(node: ast.ClassDef, own: dict[str, Parameter]) -> str:
-    if own:
-        given = [one.name if one.default is None else f"{one.name}={one.default}" for one in own.values()]
+def _constructor(node: ast.ClassDef, parameters: dict[str, Parameter]) -> str:
+    """The arguments of a constructor; of settings, all by keyword, required ones first, inherited ones last."""
+    if parameters:
+        body = {line.target.id for line in node.body if isinstance(line, ast.AnnAssign)}
+        ordered = sorted(parameters.values(), key=lambda entry: (entry.default is not None, entry.name not in body))
+        given = [entry.name if entry.default is None else f"{entry.name}={entry.default}" for entry in ordered]
         return f"({', '.join(['*', *given])})"
     made = [one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"]
     return signature(made[0], method=True).partition(" -> ")[0] if made else ""

@@ -30,16 +30,17 @@ HEAD = """# Every setting
 
 Generated from the code by `python docs/site/settings_page.py`; a test fails when it is stale.
 
-A run file is YAML. A key path is what `--set` takes: `--set selection.budget=0.3`,
-`--set evaluation.attacks.0.steps=20`. Numbers may be written `0.1`, `1e-3` or `8/255`; `null` is no value. What is left
-out has the default; **required** has none. A part with a `name` (data, model, attack, ...) has the settings that stand
-below that name, and those of the groups that hold it. Unknown keys, wrong types and values out of range are refused
-before anything runs, all at once. Pixels, and radii in them, are in [0, 1] units; shares and accuracies are fractions.
+A run file is YAML. `--set` takes a key path: `--set selection.budget=0.3`, `--set evaluation.attacks.0.steps=20`.
+Numbers may be written `0.1`, `1e-3` or `8/255`; `null` means no value. A setting that is left out has its default;
+**required** settings have none. A part with a `name` (data, model, attack, ...) has the settings listed under that
+name, and those of the groups that contain it. Unknown keys, wrong types and values out of range are all reported at
+once, before anything runs. Pixels, and radii in pixels, are in [0, 1]; shares and accuracies are fractions. The
+[glossary](glossary.md) explains the terms.
 """
 ONE = {"evaluation.attacks.N": "attack", "tracking.N": "tracker"}
 ALSO = {
-    "attack": "Stands at `attack` (training), `selection.attack`, and `evaluation.attacks.N`, N counted from 0.",
-    "evaluation.attacks.N": "Beside every attack above that stays in its ball, an evaluation takes these.",
+    "attack": "Used as `attack` (training), `selection.attack`, and `evaluation.attacks.N`, with N counted from 0.",
+    "evaluation.attacks.N": "In addition to every attack above that stays in its ball, an evaluation accepts these.",
 }
 CONFIGS = {
     "selection": SelectionConfig,
@@ -54,24 +55,24 @@ _KINDS = {"float": "number", "int": "whole number", "str": "text", "bool": "true
 def kind(annotation: str) -> str:
     """A type as a run file's reader knows it."""
     parts = [part.strip() for part in annotation.split("|")]
-    told = []
+    words = []
     for part in parts:
         outer = part.split("[")[0]
         if part == "None":
-            told.append("null")
+            words.append("null")
         elif part == "list[int]":
-            told.append("list of whole numbers")
+            words.append("list of whole numbers")
         elif part == "list[str]":
-            told.append("list of text")
+            words.append("list of text")
         elif outer == "dict":
-            told.append("mapping")
+            words.append("mapping")
         elif part.startswith("list["):
-            told.append("list of named settings")
+            words.append("list of named settings")
         elif part.endswith("Choice"):
-            told.append("named settings")
+            words.append("named settings")
         else:
-            told.append(_KINDS.get(outer, "settings"))
-    return " or ".join(told)
+            words.append(_KINDS.get(outer, "settings"))
+    return " or ".join(words)
 
 
 def shown(default: str | None) -> str:
@@ -81,8 +82,8 @@ def shown(default: str | None) -> str:
     try:
         value = ast.literal_eval(default)
     except (ValueError, SyntaxError):  # another settings class with its own defaults
-        made = [name for table in TABLES.values() for name, cls in table.items() if default == f"{cls.__name__}()"]
-        return f"`{{name: {made[0]}}}`" if made else "its own defaults"
+        names = [name for table in TABLES.values() for name, cls in table.items() if default == f"{cls.__name__}()"]
+        return f"`{{name: {names[0]}}}`" if names else "its own defaults"
     words = {None: "null", True: "true", False: "false"}
     return f"`{words[value] if value is None or isinstance(value, bool) else value}`"
 
@@ -110,22 +111,23 @@ def said(cls: type) -> dict[str, str]:
     return meanings(inspect.cleandoc(cls.__dict__.get("__doc__") or ""))
 
 
-def row(place: str, cls: type, one: Parameter) -> str:
-    told = ", ".join(filter(None, [kind(one.kind), unit(cls, one.name)]))
-    path = f"{place}.{one.name}" if place else one.name
-    cells = [f"`{path}`", told, shown(one.default), meaning(cls, one.name)]
+def row(place: str, cls: type, parameter: Parameter) -> str:
+    """A setting's row: key path, type and unit, default, meaning."""
+    type_and_unit = ", ".join(filter(None, [kind(parameter.kind), unit(cls, parameter.name)]))
+    path = f"{place}.{parameter.name}" if place else parameter.name
+    cells = [f"`{path}`", type_and_unit, shown(parameter.default), meaning(cls, parameter.name)]
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def table(place: str, cls: type, names: list[str]) -> Iterator[str]:
-    own = fields(cls)
+    parameters = fields(cls)
     if names:
         head = ["| key | type, unit | default | meaning |", "| --- | --- | --- | --- |"]
-        yield "\n".join([*head, *(row(place, cls, own[name]) for name in names)])
+        yield "\n".join([*head, *(row(place, cls, parameters[name]) for name in names)])
 
 
 def first_line(cls: type) -> str:
-    """The first paragraph of a class's docstring, without where its settings are told."""
+    """The first paragraph of a class's docstring, without the pointer to its settings."""
     text = " ".join(inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].split())
     return re.sub(r"; see `\w+` for its (?:other )?settings| Settings: see `\w+`\.", "", text)
 
@@ -155,7 +157,7 @@ def inside(place: str, cls: type, names: list[str]) -> Iterator[str]:
 def choice(title: str, place: str) -> Iterator[str]:
     """A part whose `name` says which settings it has: what several names share, then each name."""
     entries = TABLES[title]
-    names = {base: told_by(base) for cls in entries.values() for base in reversed(cls.__mro__)}
+    names = {base: settings_of(base) for cls in entries.values() for base in reversed(cls.__mro__)}
     users = {base: [name for name, cls in entries.items() if issubclass(cls, base)] for base in names}
     yield f"## {place}"
     yield ALSO.get(place, f"One of {listed(entries)}.")
@@ -168,15 +170,15 @@ def choice(title: str, place: str) -> Iterator[str]:
         ending = ":NAME" if name in WITH_ARCHITECTURE else ""
         yield f"### {ONE.get(place) or place.split('.')[-1]} `{name}{ending}`"
         yield first_line(cls)
-        yield from table(place, cls, told_by(cls))
+        yield from table(place, cls, settings_of(cls))
 
 
 def listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def told_by(cls: type) -> list[str]:
-    """The settings that a class itself brings, gives another default, or says more of."""
+def settings_of(cls: type) -> list[str]:
+    """The settings that a class itself adds, to which it gives another default, or of which it says more."""
     if not dataclasses.is_dataclass(cls):
         return []
     own, more = cls.__dict__.get("__annotations__", {}), said(cls)

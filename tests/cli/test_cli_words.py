@@ -168,7 +168,7 @@ def test_a_run_file_without_a_checkpoint_is_told_what_to_give(advcore, finished,
         assert "--checkpoint FILE.safetensors" in err and "checkpoints" not in err
     shutil.copytree(folder, tmp_path / "runs/trades_gradmatch-s0")
     _, _, err = advcore("evaluate", file)
-    assert err.endswith(": runs/trades_gradmatch-s0 is there\n")
+    assert err.endswith(": runs/trades_gradmatch-s0 exists\n")
     assert advcore("evaluate", "runs/trades_gradmatch-s0")[0] == 0
     code, _, err = advcore("evaluate", tmp_path / "nothing")
     assert code == 2 and err.count("\n") == 1

@@ -124,7 +124,7 @@ def damage_image(folder):
     ("words", "change", "message"),
     [
         (["nowhere"], None, "DATA must be a folder of images, an .npz file, or a folder of .npz or parquet files, got "
-                            "'nowhere'; nothing is there"),
+                            "'nowhere'; it does not exist"),
         (["pets/train"], None, "got 'pets/train'; it has no folder train and no folder test; put the images of each"),
         (["pets"], remove_test_part, "it has no folder test; put the images of each class into train/CLASS"),
         (["pets/train/cat/0.png"], None, "DATA must be a folder of images"),

@@ -96,7 +96,8 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
         ("minibatch={name: loss_ranked, p_up: 1.5}", "minibatch.p_up must be a share in (0, 1], got 1.5"),
         (
             "minibatch={name: margin, draw: top, correction: inverse_probability}",
-            "minibatch.correction must be none with draw: top, got 'inverse_probability'; the largest are not drawn",
+            "minibatch.correction must be none with draw: top, got 'inverse_probability'; "
+            "top picks the largest without drawing",
         ),
         ("selection=3", "selection must be a mapping of settings, got 3"),
         ("attack=linf_pgd", "attack must be a mapping with a name, got 'linf_pgd'"),
@@ -174,9 +175,9 @@ def test_a_value_that_is_set_at_two_places_is_two_values():
     [
         (["a." * 500 + "b=1", "seed=1"], "a path must have at most 30 parts, got 501"),
         (["seed=1"] * 20_000, "all --set together must have at most 100,000 characters, got 120,000"),
-        (["evaluation=[" + "1, " * 3_000 + "1]", "evaluation.0.eps=1"], "holds 1, which has no settings of its own"),
+        (["evaluation=[" + "1, " * 3_000 + "1]", "evaluation.0.eps=1"], "holds 1, which has no settings"),
         (["name=[" + "1, " * 3_000 + "1]", "seed=" + "x" * 90_000, "seed.a=1"], "seed holds 'xxx"),
-        (["name.a=" + "x" * 90_000], "name holds 'x', which has no settings of its own"),
+        (["name.a=" + "x" * 90_000], "name holds 'x', which has no settings"),
         (["a" * 90_000 + "=["], "line 1, column 2: "),
     ],
     ids=["deep path", "many", "a setting of a number", "a setting of a long text", "long value", "long path"],

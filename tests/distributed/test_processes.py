@@ -238,7 +238,7 @@ def test_a_launcher_that_names_no_meeting_place_is_a_mistake(advcore, monkeypatc
 
 
 def test_processes_that_never_come_are_not_waited_for_without_end():
-    with pytest.raises(AdvcoreError, match="processes 1, 2 of 3 did not come"):
+    with pytest.raises(AdvcoreError, match="processes 1, 2 of 3 did not connect"):
         launch.agree_on_start(torch.distributed.HashStore(), 0, 3, timedelta(seconds=0.2))
 
 

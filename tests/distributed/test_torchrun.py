@@ -114,7 +114,7 @@ def test_a_lost_process_ends_the_job_or_is_started_again_and_nothing_changes(tmp
     assert code != 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
     told = [line for line in err.splitlines() if line.startswith("advcore: ")]
-    assert all("is gone" in line or "stopped by" in line for line in told), told
+    assert all("has ended" in line or "stopped by" in line for line in told), told
 
     process = torchrun("run", FILE, "--out", tmp_path / "again", *longer, restarts=1)
     lost(process, tmp_path / "again", which, 3)

@@ -263,7 +263,7 @@ def test_a_larger_ball_that_leaves_more_right_is_flagged_beyond_the_interval():
     assert flag_order([entry(0.5), entry(0.3, eps=0.2)]) == []
     assert flag_order([entry(0.5), entry(0.53, eps=0.2)]) == []
     (flag,) = flag_order([entry(0.5), entry(0.6, eps=0.2)])
-    assert flag.kind == "masked" and "more right at eps 0.2 than at 0.1" in flag.text
+    assert flag.kind == "masked" and "more images correct at eps 0.2 than at 0.1" in flag.text
     weaker, stronger = (entry(0.6, eps=0.2, steps=steps) for steps in (1, 50))  # a weak attack says nothing
     assert flag_order([entry(0.5, steps=50), weaker]) == []
     assert len(flag_order([entry(0.5, steps=50), stronger])) == 1

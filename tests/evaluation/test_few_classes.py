@@ -146,7 +146,7 @@ def test_what_was_left_out_is_flagged_whether_or_not_checks_were_asked_for(few_i
 @pytest.mark.parametrize("version", VERSIONS)
 def test_an_attack_alone_is_refused_where_it_cannot_run_and_versions_go_on(version):
     attack = AutoAttack(eps=0.1, version=version)
-    assert "nothing to be mistaken for" in str(attack.find_classes_problem(1))
+    assert "no other class to predict" in str(attack.find_classes_problem(1))
     problem = attack.find_classes_problem(2)
     assert attack.find_classes_problem(3) is None and bool(problem) is (version == "apgd-dlr")
     model, data, _ = linear(2, "linf")

@@ -215,7 +215,7 @@ def test_nothing_is_overwritten_unasked_and_nothing_but_an_export_at_all(advcore
     other.mkdir()
     (other / "thesis.tex").write_text("all of it")
     code, _, err = advcore("export", run, "--out", other, "--overwrite")
-    assert code == 2 and "no export" in err and (other / "thesis.tex").exists()
+    assert code == 2 and "not an export" in err and (other / "thesis.tex").exists()
     assert advcore("export", run, "--out", run, "--overwrite")[0] == 2 and (run / "record.json").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"out", "other"}  # nothing half-made
 
@@ -284,7 +284,7 @@ def test_the_bundle_of_copies_of_cifar10_claims_nothing_and_says_what_to_run(adv
     assert [line for line in lines if line.startswith("no claim")] == [
         "no claim: not evaluated on the full test set: 0 of 10,000 images by AutoAttack standard, Linf 8/255",
         "no claim: evaluated on copies of cifar10 (data.name: parquet), not on the files that torchvision reads",
-        "no claim: evaluated without the checks that see a random forward pass (evaluation.checks: false)",
+        "no claim: evaluated without the checks that detect a random forward pass (evaluation.checks: false)",
     ]
     file = made / "robustbench.json"
     assert lines[-2] == (

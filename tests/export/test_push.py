@@ -75,14 +75,14 @@ def test_what_no_export_holds_is_never_uploaded(api, export, name):
         (export / name).symlink_to("/etc/passwd")
     else:
         (export / name).write_bytes(b"x")
-    with pytest.raises(ConfigError, match=f"--push must be of an export alone, got '.*{name}'"):
+    with pytest.raises(ConfigError, match=f"--push must be used on a folder that holds only an export, got '.*{name}'"):
         pushing.push(export, "me/model")
     assert api.calls == []
 
 
 def test_a_folder_that_is_no_export_is_never_uploaded(api, export):
     (export / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="--push must be of an export alone, got '.*export'"):
+    with pytest.raises(ConfigError, match="--push must be used on a folder that holds only an export, got '.*export'"):
         pushing.push(export, "me/model")
     assert api.calls == []
 
@@ -103,7 +103,7 @@ def test_the_command_prints_what_it_uploads_and_a_failure_is_one_line(advcore, a
     monkeypatch.setattr(api, "error", OSError("no\nnetwork"))
     code, _, err = advcore("export", tmp_path, "--push", "me/model")
     assert code == 3 and err == (
-        f"advcore: --push me/model: nothing is uploaded (OSError: no network); the export is in {export}: mend that, "
+        f"advcore: --push me/model: nothing is uploaded (OSError: no network); the export is in {export}: fix this, "
         f"then hf upload me/model {export}\n"
     )
 
@@ -120,4 +120,4 @@ def test_before_any_work_a_push_that_cannot_be_is_one_line(advcore, api, monkeyp
     line = "--push must be used with a token of the hub, got None; set HF_TOKEN, or log in: hf auth login"
     check(line, "--push", "me/model")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    check("--push needs the package huggingface_hub, which does not import", "--push", "me/model")
+    check("--push needs the package huggingface_hub, which cannot be imported", "--push", "me/model")

@@ -11,7 +11,8 @@ from sealed import rewrite, update
 
 from advcore import cli
 from advcore.errors import CheckpointError, ConfigError
-from advcore.export.report import THUMBNAIL, choose_by_weight, encode_png, report
+from advcore.export.report import choose_by_weight, report
+from advcore.export.thumbnails import THUMBNAIL, colour_change, encode_png
 from advcore.reporting.record import RunRecord
 from advcore.selection.result import Coreset
 
@@ -36,14 +37,14 @@ def run(made, tmp_path):
 
 def test_a_run_becomes_a_page_with_its_weights_and_attacked_images(advcore, run):
     code, out, err = advcore("report", run, "--images", "3")
-    assert code == 0 and out == f"report: {run / 'report.html'}\n", err
+    assert code == 0 and out == f"report: {run / 'report.html'}\nnext: advcore export {run}\n", err
     page, record = (run / "report.html").read_text(), RunRecord.load(run / "record.json")
-    assert len(record.selections) >= 2 and page.count("Weights of the selection at") == 2 * len(record.selections)
+    assert len(record.selections) >= 2 and page.count("Weights of the selection at") == 3 * len(record.selections)
     assert page.count('src="data:image/png;base64,') == 2 * 3 * 3  # highest and lowest; as it is, attacked, the change
     assert 'class="note missing"' not in page and str(run) not in page
     last = Coreset.load(run / f"coresets/epoch-{record.selections[-1]['epoch']:03d}.npz")
-    assert f"weight {float(last.weights.max()):.4g}, class" in page
-    assert f"weight {float(last.weights.min()):.4g}, class" in page
+    assert f"weight {float(last.weights.max()):.4g}<" in page
+    assert f"weight {float(last.weights.min()):.4g}<" in page
     assert f"example {int(last.indices[last.weights.argmax()])}<" in page
     again, first = advcore("report", run, "--images", "3")[0], page
     assert again == 0 and (run / "report.html").read_text() == first
@@ -88,7 +89,7 @@ def _linked_out(run):
 
 
 @pytest.mark.parametrize(("damage", "told"), [
-    (_without("coresets"), ["its file (coresets/epoch-NNN.npz) is not beside the record", "no coreset whose weights"]),
+    (_without("coresets"), ["its file (coresets/epoch-NNN.npz) is not next to the record", "no coreset whose weights"]),
     (_without("checkpoints"), ["last.safetensors does not exist"]),
     (_damaged, ["is damaged", "no coreset whose weights"]),
     (_elsewhere, ["not/on/this/machine.npz"]),
@@ -187,6 +188,15 @@ def test_highest_and_lowest_weights_share_no_example():
     assert high.tolist() == [3] and low.tolist() == [1]
     ((title, same),) = choose_by_weight(coreset([2.0, 2.0, 2.0]), 2)
     assert "Equal" in title and same.tolist() == [0, 1]
+
+
+def test_the_perturbation_of_a_grey_image_is_coloured_by_its_sign():
+    darker, unchanged, brighter = colour_change(torch.tensor([[[-0.5, 0.0, 0.5]]])).unbind(2)
+    assert darker[2] > darker[0] and brighter[0] > brighter[2] and bool((unchanged > 0.9).all())
+    half = colour_change(torch.tensor([[[0.25]]]))
+    assert torch.allclose(half[:, 0], (unchanged + brighter) / 2)
+    change = torch.rand(3, 2, 2) - 0.5
+    assert torch.equal(colour_change(change), 0.5 + change)
 
 
 def test_an_image_keeps_its_pixels_and_a_large_one_becomes_small():

@@ -86,7 +86,7 @@ def test_what_was_measured_as_the_leaderboard_measures_is_claimed_in_its_form(co
         ([], results(attacked(norm="l2")), "0 of 10,000 images"),
         ([], {}, "0 of 10,000 images"),
         (["data={name: parquet, path: cifar10}"], results(attacked()), "evaluated on copies of cifar10 (data.name: p"),
-        (["evaluation.checks=false"], results(attacked()), "evaluated without the checks that see a random"),
+        (["evaluation.checks=false"], results(attacked()), "evaluated without the checks that detect a random"),
         ([], results(attacked(), flags=("randomised: other logits",)), "flagged randomised: other logits"),
     ],
 )  # fmt: skip

@@ -17,54 +17,62 @@ PAGE = ROOT / "docs" / "cases.md"
 BEGIN, END = "<!-- cases: python tests/faults/cases.py -->", "<!-- /cases -->"
 
 CASES = {
-    "A1": "Two fresh processes with the same settings end in the same bits, whatever solver and objective.",
-    "A2": "A run that is stopped after any epoch ends in the bits of the run that was not, with the same selections.",
-    "A3": "So does one that is killed at any moment; at most the work since its last state is done again.",
-    "A6": "Public calls neither change nor read the global random states; no two streams of numbers are the same.",
-    "A7": "Two processes select and train as one does, hold the same weights after every epoch, and count every test "
+    "A1": "Two fresh processes with the same settings produce the same bits, for every solver and objective.",
+    "A2": "A run that is stopped after any epoch ends with the same bits and selections as the uninterrupted run.",
+    "A3": "So does a run that is killed at any moment; at most the work since its last saved state is repeated.",
+    "A6": "Public calls neither change nor read the global random states, and no two streams of random numbers are the "
+    "same.",
+    "A7": "Two processes select and train like one, hold the same weights after every epoch, and count every test "
     "example once.",
-    "A8": "Other settings or data are refused at a resume, old and new value of each; what does not train may change.",
-    "B1": "A state that cannot be serialised leaves the one before it as it was, and nothing beside it.",
-    "B2": "Whenever a process is killed while it saves, the newest state that is there is whole.",
-    "B3": "A state that is cut, empty or junk is told with the reason, and the one before it leads to the same end.",
-    "B4": "One bit that is not what was written is noticed, wherever it is.",
-    "B6": "A full disk ends a run with exit code 3, path and cause; with room again it ends in the same bits.",
-    "B8": "The newest states are kept, an old one goes once the new one is known to be whole, NaN is never best, and "
-    "no run is overwritten or changed unasked.",
-    "C1": "SIGINT and SIGTERM save and leave within 30 seconds with 130 or 143; handlers that stood are called and put "
-    "back.",
-    "C3": "A loss that is not finite is neither applied nor saved; exit code 3 says where it was.",
-    "C5": "When one process of several dies, all end within a minute, and a restart ends in the same bits.",
-    "C6": "Out of memory, an attack, rows or a solve go on in smaller pieces to the same answer; a training step ends "
-    "with advice.",
-    "C7": "Data that cannot be read, or a worker that dies, are told within 30 seconds with the example and the error.",
-    "D1": "Files that would run code when they are read are refused at every door, and nothing runs.",
-    "D2": "The sources read, evaluate and import nothing in a way that runs what a file says, and need no network.",
+    "A8": "Other settings or data are refused when a run is resumed, with old and new value; what does not affect "
+    "training may change.",
+    "B1": "A state that cannot be serialised leaves the previous one unchanged and no other files.",
+    "B2": "Whenever a process is killed while it saves, the newest state is intact.",
+    "B3": "A state that is truncated, empty or random bytes is reported with the reason, and the previous one leads to "
+    "the same result.",
+    "B4": "One changed bit is noticed, wherever it is.",
+    "B6": "A full disk ends a run with exit code 3, path and cause; with free space it continues to the same bits.",
+    "B8": "The newest states are kept, an old one is removed once the new one is verified, NaN is never best, and no "
+    "run is overwritten or changed without being asked.",
+    "C1": "SIGINT and SIGTERM save and exit within 30 seconds with 130 or 143; existing handlers are called and "
+    "restored.",
+    "C3": "A loss that is not finite is neither applied nor saved; exit code 3 says where it occurred.",
+    "C5": "When one of several processes dies, all end within a minute, and a restart leads to the same bits.",
+    "C6": "When memory runs out, an attack, rows or a solve continue in smaller pieces to the same answer; a training "
+    "step ends with advice.",
+    "C7": "Data that cannot be read, or a worker that dies, are reported within 30 seconds with the example and the "
+    "error.",
+    "D1": "Files that would run code when they are read are refused by every reader, and nothing runs.",
+    "D2": "The source code reads, evaluates and imports nothing in a way that runs code from a file, and needs no "
+    "network.",
     "D3": "A name in a run file is one of the known ones; a path to code is refused and imports nothing.",
     "D5": "No path inside a file leads out of the run's folder.",
     "E1": "Every attack stays in its ball and in [0, 1], in every precision.",
-    "E2": "Attack, selection and evaluation leave model and inputs bit for bit as they were, also when they fail.",
-    "E3": "On a linear model PGD finds the closed form.",
-    "E5": "Without a radius robust is clean; more steps, restarts or radius never help the defence, or it is flagged.",
-    "E6": "Models that hide their gradients are flagged, and clean ones are not.",
-    "E9": "A robust number says how it was made, and was not chosen on the data that it is measured on.",
-    "E10": "A sudden fall of robust accuracy is told, the weights before it are kept, and noise is no fall.",
-    "F1": "Facility location picks what gains most, as the naive algorithm does.",
-    "F3": "CRAIG's weights count the examples that each pick stands for.",
+    "E2": "Attack, selection and evaluation leave model and inputs unchanged bit for bit, also when they fail.",
+    "E3": "On a linear model PGD reaches the closed-form solution.",
+    "E5": "At radius 0 robust accuracy equals clean accuracy; more steps, restarts or radius never help the defence, "
+    "or it is flagged.",
+    "E6": "Models that mask their gradients are flagged, and clean ones are not.",
+    "E9": "A robust accuracy is recorded with how it was measured, and was not chosen on the data on which it is "
+    "measured.",
+    "E10": "A sudden fall of robust accuracy is reported, the weights before it are kept, and noise does not count as "
+    "a fall.",
+    "F1": "Facility location makes the same greedy picks as the naive algorithm.",
+    "F3": "CRAIG's weights count the examples that each pick represents.",
     "F4": "Matching pursuit agrees with scikit-learn, and its non-negative form with nnls.",
-    "F5": "Duplicates, zeros, too few rows and the like give fewer picks and the reason, never NaN.",
-    "F6": "Rows are the gradients of the examples one by one, whatever the chunk.",
-    "F8": "Equal rows are no distance apart.",
+    "F5": "Duplicates, zeros, too few rows and similar problems give fewer picks and the reason, never NaN.",
+    "F6": "Rows equal the gradients of single examples, for every chunk size.",
+    "F8": "Equal rows have distance zero.",
     "F9": "Extreme logits and zero gradients stay finite.",
-    "G1": "An unknown key is told with its path and the nearest known one.",
-    "G2": "A value of the wrong type or out of range is told with the range.",
-    "G3": "Numbers mean what they look like; radii in other units, doubled keys and files that are none are told.",
+    "G1": "An unknown key is reported with its path and the nearest known key.",
+    "G2": "A value of the wrong type or out of range is reported with the range.",
+    "G3": "Numbers mean what they look like; radii in other units, duplicate keys and invalid files are reported.",
     "G4": "A budget is a share: 1 is the full run, and K is exact when it is small.",
     "G5": "Data that are empty, without a length or of another shape are refused.",
-    "G6": "Labels that are none are refused; an absent class is a warning.",
-    "G7": "Images that are not in [0, 1] or differ in size are told with the first index and what to do.",
-    "G9": "Indices mean the data that were given, and a coreset of other data is refused.",
-    "G10": "A model that does not fit is told with the way out: the head's name, or the keys that differ.",
+    "G6": "Invalid labels are refused; an absent class is a warning.",
+    "G7": "Images that are not in [0, 1] or differ in size are reported with the first index and what to do.",
+    "G9": "Indices refer to the data that were given, and a coreset of other data is refused.",
+    "G10": "A model that does not fit is reported with the way out: the head's name, or the keys that differ.",
 }
 
 Found = dict[str, dict[str, dict[str, Counter]]]
@@ -97,7 +105,7 @@ def collected() -> Found:
 
 def table(found: Found) -> str:
     """Markdown: case, promise, tests with their number."""
-    lines = ["| case | what is promised | tests that hold it |", "| --- | --- | --- |"]
+    lines = ["| case | promise | tests |", "| --- | --- | --- |"]
     for case, promise in CASES.items():
         files = (
             f"`{file}`: {', '.join(map(_told, *zip(*tests.items(), strict=True)))}" for file, tests in _of(found, case)

@@ -197,7 +197,7 @@ def test_every_line_that_stands_twice_is_named(tmp_path):
     for i, line in enumerate(lines):
         if not line.endswith(":"):
             found = refused(tmp_path / "f.yaml", "\n".join([*lines[: i + 1], line, *lines[i + 1 :]]))
-            assert f"line {i + 2}, " in found and f"{line.split(':')[0].strip()!r} stands twice" in found
+            assert f"line {i + 2}, " in found and f"{line.split(':')[0].strip()!r} appears twice" in found
 
 
 @pytest.mark.case("G3")
@@ -247,9 +247,9 @@ CHAIN = "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1,
     [
         (BOMB, "at most 10,000 values"),
         (MERGES, "at most 10,000 values"),
-        (CHAIN, "at most 30 deep, where aliases are followed"),
-        ("a: &a [*a]", "inside what it means"),
-        ("a: &a {b: {<<: *a}}", "inside what it means"),
+        (CHAIN, "at most 30 deep, with aliases expanded"),
+        ("a: &a [*a]", "inside the value of its own anchor"),
+        ("a: &a {b: {<<: *a}}", "inside the value of its own anchor"),
         ("a: " + "[" * 5000, "30 deep"),
         ("- " * 5000, "30 deep"),
         ("{a: " * 5000, "30 deep"),
@@ -258,8 +258,8 @@ CHAIN = "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1,
         ("a: 1\n" * 200_000, "100,000 bytes"),
         (b"\0", "x0000"),
         ('a: "\\0"', "NUL"),
-        ('a: "\\ud800"', "half of a pair"),
-        ('"\\ud800": 1', "half of a pair"),
+        ('a: "\\ud800"', "unpaired surrogates"),
+        ('"\\ud800": 1', "unpaired surrogates"),
         (b"\xff\xfea\0:\0 \0001\0", "utf-8"),
         (b"a: \xe9\n", "utf-8"),
         ("a: !!binary aGk=", "binary"),

@@ -20,9 +20,9 @@ from advcore.training.loop import Listener
 
 ATTACK = LinfPGD(eps=0.1, steps=1)
 N = 48
-STAY = "an index has to mean one example: draw order, noise and subsets once, before the run, and leave them so"
+STAY = "an index must always name the same example: draw order, noise and subsets once, before the run"
 IMAGES = (
-    "must be the same at each reading, got other pixels when it was read again ({} of 16 examples looked at changed); "
+    "must be the same each time it is read, got other pixels the second time ({} of 16 examples checked changed); "
     "select and score on the plain, un-augmented view, and augment in training alone (`augment` of the trainer)"
 )
 
@@ -140,7 +140,7 @@ def test_a_subset_whose_indices_grow_is_refused(model, source, solver):
 def test_labels_that_differ_from_pass_to_pass_are_refused(model, source, kind, solver):
     message = refuse(DataError, lambda: build_trainer(solver).fit(model, kind(source), seed=0))
     assert message.startswith("the label of example ") and message.endswith(STAY)
-    assert " must be the same at each reading, " in message
+    assert " must be the same each time it is read, " in message
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -154,7 +154,8 @@ def test_the_line_names_the_example_and_both_labels(source, streamed):
     data.items[7] = (x, y + 1)
     message = refuse(DataError, lambda: list(stream.batches(chunks)))
     assert (
-        message == f"the label of example {N - 8} must be the same at each reading, {y} at first, got {y + 1}; {STAY}"
+        message
+        == f"the label of example {N - 8} must be the same each time it is read, {y} at first, got {y + 1}; {STAY}"
     )
     assert torch.equal(torch.cat(before), torch.tensor([item[1] for item in Items(source).items]).flip(0))
 
@@ -202,7 +203,7 @@ def test_a_view_that_changes_is_refused_where_it_is_selected_on(model, source, v
     trainer = build_trainer(solver)
     message = refuse(DataError, lambda: trainer.fit(model, view(source), seed=0))
     number = message.partition("of example ")[2].split()[0]
-    count = message.partition("again (")[2].split()[0]
+    count = message.partition("second time (")[2].split()[0]
     assert message == f"the image of example {number} {IMAGES.format(count)}"
     if isinstance(solver, GradMatch):
         assert refuse(DataError, lambda: select(model, view(source))).startswith("the image of example ")
@@ -245,7 +246,7 @@ def test_images_that_change_between_two_selections_or_epochs_are_refused(model, 
     forgotten = Listener(on_epoch=lambda entry, out: images[9].fill_(0.2))
     trainer = build_trainer(attack=LinfPGD(eps=0.1, steps=1, start="remembered"))
     message = refuse(ConfigError, lambda: trainer.fit(model, data, seed=0, listener=forgotten))
-    assert "got 1 of 16 that change from one reading to the next (example 9)" in message
+    assert "got 1 of 16 that change between reads (example 9)" in message
 
 
 def test_a_part_is_watched_where_it_lies(source):
@@ -281,7 +282,7 @@ def test_a_part_of_another_source_is_refused_for_training(model, source):
     """Its batches name examples by their place in the whole, which are no places in its weights."""
     message = refuse(ConfigError, lambda: build_trainer().fit(model, Part(source, torch.arange(48, 96)), seed=0))
     assert message == (
-        "train must be a data set, or a source that is no part of another, got 'Part'; pass torch.utils.data.Subset("
+        "train must be a data set, or a source that is not a part of another, got 'Part'; pass torch.utils.data.Subset("
         "data set, indices)"
     )
     assert build_trainer(epochs=1).fit(model, Subset(Items(source), list(range(8, 40))), seed=0).epochs

@@ -149,14 +149,17 @@ def test_other_keys_are_refused_before_anything_is_read(columns, line):
 TYPES = {
     "text": (
         {"label": ["cat", "dog", "eel"] * 4},
-        "label must be a column of whole numbers, one an image, got string;",
+        "label must be a column of whole numbers, one per image, got string;",
     ),
     "categories": (
         {"label": pa.array(["cat", "dog", "eel"] * 4).dictionary_encode()},
-        "label must be a column of whole numbers, one an image, got dictionary<",
+        "label must be a column of whole numbers, one per image, got dictionary<",
     ),
-    "one-hot": ({"label": np.eye(3)[LABELS].tolist()}, "one an image, got list<"),
-    "missing": ({"label": [0, None, 1] * 4}, "label must be a column of whole numbers, one an image, got int64 with 4"),
+    "one-hot": ({"label": np.eye(3)[LABELS].tolist()}, "one per image, got list<"),
+    "missing": (
+        {"label": [0, None, 1] * 4},
+        "label must be a column of whole numbers, one per image, got int64 with 4",
+    ),
     "pixels": (
         {"image": PICTURES[..., 0].tolist()},
         "image must be a column of encoded images, {bytes, path} or bytes, got list<",

@@ -85,7 +85,9 @@ def test_a_black_box_that_beats_the_white_boxes_of_its_own_run_is_flagged(name):
     after = result.attacks[0]["after"]
     broken, left = (round(N * share) for share in (after["fab-t"] - after["square"], after["fab-t"]))
     images = "1 image" if broken == 1 else f"{broken} images"
-    line = f"masked: the black box square breaks {images} of the {left} that the white boxes of autoattack leave right"
+    line = (
+        f"masked: the black box square breaks {images} of the {left} that the white boxes of autoattack leave correct"
+    )
     assert line in result.flags
 
 
@@ -143,7 +145,7 @@ def test_a_model_that_a_single_step_misleads_is_flagged_where_the_white_boxes_wi
         return torch.stack([0 * a, 10 * b + 2 * a - 40 * a.square() - 1.2], 1)
 
     x, y = torch.full((40, 1, 1, 2), 0.5), torch.zeros(40).long()
-    line = "masked: a single step of eps along the gradient leaves 100 % right, and many steps leave 0 %"
+    line = "masked: after a single step of eps along the gradient 100 % are correct, after many steps 0 %"
     none = torch.zeros(40, dtype=torch.bool)
     assert [*map(str, flag_model(nn.Identity(), forward, x, y, eps=0.2, robust=none))] == [line]
     assert flag_model(nn.Identity(), forward, x, y, eps=0.2, robust=~none) == []

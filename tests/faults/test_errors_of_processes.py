@@ -91,7 +91,7 @@ def test_problems_of_another_process_take_the_path_of_their_section(other):
 
 
 def test_what_several_processes_meet_is_one_event(monkeypatch):
-    halved = Event("memory", "out of memory with 256 examples at once; going on with 128")
-    again = Event("memory", "out of memory with 128 examples at once; going on with 64")
+    halved = Event("memory", "out of memory with 256 examples at once; continuing with 128")
+    again = Event("memory", "out of memory with 128 examples at once; continuing with 64")
     monkeypatch.setattr(exchange, "gather_values", lambda events: [events, events, [vars(again)]])
     assert distributed.gather_events([halved, again]) == (halved, again)

@@ -183,7 +183,7 @@ def test_an_event_says_so_once(deep, source):
     deep[1].eval()
     states = []
     trained = fit(deep, source, listener=Listener(on_checkpoint=lambda take: states.append(take())))
-    told = "in eval mode as handed over, so in training too: 1 submodule, 1 the first; model.train() changes it"
+    told = "1 submodule in eval mode when passed, and kept so in training, the first 1; model.train() changes it"
     assert [event["event"] for event in trained.events if event["kind"] == "model"] == [told]
     resumed = fit(deep, source, resume=states[0])
     assert [event["event"] for event in resumed.events if event["kind"] == "model"] == [told]

@@ -223,7 +223,7 @@ def test_files_cut_anywhere_are_noticed_and_the_state_before_is_used(tmp_path, c
         state, _, (line,) = checkpoints.load_newest(run)
         assert state["number"] == 1 and name in line and "000002" in line
         (told,) = caplog.messages
-        assert line in told and "going on from" in told and "000001" in told
+        assert line in told and "continuing from" in told and "000001" in told
 
 
 # ---- a full disk ----

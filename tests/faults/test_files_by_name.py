@@ -102,8 +102,8 @@ def test_files_that_are_no_images_are_counted_by_place(root):
     data = read(root)
     assert list_levels(data.train) == [(0, 10), *USUAL]
     assert data.notes == (
-        f"left out of {root / 'train'}: files outside of a class (1, such as loose.png)",
-        f"left out of {root / 'train'}: files that are no images (2, such as ant/labels.csv)",
+        f"left out of {root / 'train'}: files outside any class (1, such as loose.png)",
+        f"left out of {root / 'train'}: files that are not images (2, such as ant/labels.csv)",
     )
 
 
@@ -131,11 +131,11 @@ def test_a_second_held_out_part_is_not_read_and_that_is_said(root):
 # ---- each real file once ----
 
 LOOPS = {
-    "to itself": ("train/ant/again", "train/ant", "links to what is listed already"),
-    "to the part": ("train/ant/again", "train", "links to a folder that they are in"),
-    "to the whole": ("train/ant/again", "", "links to a folder that they are in"),
-    "to a folder beside": ("train/ant/a/again", "train/ant/b", "links to what is listed already"),
-    "to an image": ("train/ant/9.png", "train/ant/0.png", "links to what is listed already"),
+    "to itself": ("train/ant/again", "train/ant", "links to files that are already listed"),
+    "to the part": ("train/ant/again", "train", "links to a folder that contains them"),
+    "to the whole": ("train/ant/again", "", "links to a folder that contains them"),
+    "to a folder beside": ("train/ant/a/again", "train/ant/b", "links to files that are already listed"),
+    "to an image": ("train/ant/9.png", "train/ant/0.png", "links to files that are already listed"),
 }
 
 
@@ -155,7 +155,7 @@ def test_two_links_that_lead_to_each_other_are_refused(root):
     (root / "train/ant/a").symlink_to(root / "train/ant/b")
     (root / "train/ant/b").symlink_to(root / "train/ant/a")
     message = refuse(path=str(root), size=8)
-    assert message.startswith(f"{root}/train/ant/a must be a file or a folder, got a link to nothing")
+    assert message.startswith(f"{root}/train/ant/a must be a file or a folder, got a broken link")
 
 
 def test_links_to_images_elsewhere_are_followed(root, tmp_path):
@@ -250,7 +250,7 @@ def test_a_class_without_images_is_refused_with_what_was_left_out(root, part):
         path.rename(path.with_suffix(".heic"))
     assert refuse(path=str(root), size=8) == (
         f"{root / part} must hold images of each class, got none in ['bee']; "
-        f"left out of {root / part}: files that are no images (2, such as bee/0.heic)"
+        f"left out of {root / part}: files that are not images (2, such as bee/0.heic)"
     )
 
 
@@ -279,7 +279,7 @@ SHARDS = {
     "two missing": (name_shards("train", [1], 3), "train-00000-of-00003.parquet is missing; train-00002-of-00003"),
     "one begun": ([*name_shards("train", [0], 2), "train-00001-of-00002.parquet.incomplete"], "train-00001-of-00002"),
     "two sets": ([*name_shards("train", [0], 1), *name_shards("train", [0, 1], 2)], "00001 and train-*-of-00002"),
-    "numbered and not": (["train-00000-of-00001.parquet", "train.parquet"], "got ['train.parquet'] beside them"),
+    "numbered and not": (["train-00000-of-00001.parquet", "train.parquet"], "got both, such as ['train.parquet']"),
     "a file more": ([*name_shards("train", [0, 1], 2), "train-extra.parquet"], "got ['train-extra.parquet'] beside"),
     "twice": (["train-00000-of-00001-aa.parquet", "train-00000-of-00001-bb.parquet"], "each once, got [0, 0]"),
 }
@@ -336,7 +336,7 @@ def test_images_without_labels_and_labels_without_images_are_refused(tmp_path, n
     write_idx(tmp_path / reader / "raw", "train", *train)
     write_idx(tmp_path / reader / "raw", "t10k", *test)
     images, labels = next(counts for counts in (train, test) if counts[0] != counts[1])
-    rule = f"{tmp_path} must hold {reader} files with one label an image"
+    rule = f"{tmp_path} must hold {reader} files with one label per image"
     assert refuse(name, path=str(tmp_path)) == f"{rule}, got {images} images and {labels} labels"
 
 

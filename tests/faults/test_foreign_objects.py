@@ -175,14 +175,14 @@ def test_a_loader_of_batches_of_no_size_is_refused(net, size):
 def test_a_mapping_with_a_weight_of_its_own_is_refused(net):
     data = [{"image": x, "label": y, "weight": 2.0} for x, y in NATIVE]
     coreset = build_selector().select(net, data, seed=0)
-    with pytest.raises(DataError, match="must leave the key weight free, got image, label, weight; rename it"):
+    with pytest.raises(DataError, match="must not have the key weight, got image, label, weight; rename it"):
         coreset.subset(data)[0]
 
 
 MAP_STYLE = "the data set must be map-style, with a length, got"
-INDEXED = "examples are read by their index: keep what it yields in a list, list(...)"
-OF_A_LOADER = "give the loader's data set, loader.dataset: examples are read by their index, in batches of our own"
-ARRAYS = "of tensors, make torch.utils.data.TensorDataset(images, labels)"
+INDEXED = "examples are read by index: collect what it yields in a list, list(...)"
+OF_A_LOADER = "pass the loader's data set, loader.dataset: advcore reads examples by index and makes its own batches"
+ARRAYS = "turn tensors into torch.utils.data.TensorDataset(images, labels)"
 SAMPLE = "an example is (image, label), or a mapping with such keys"
 IMAGE_KEYS = "example 0 must have one of the keys image, img, images, pixel_values, x for its image, got"
 LABEL_KEYS = "example 0 must have one of the keys label, labels, y, target, targets for its label, got"
@@ -192,19 +192,19 @@ NO_DATA = {
     "stream": (Yields(), f"{MAP_STYLE} Yields; {INDEXED}"),
     "stream with a length": (YieldsSoMany(), f"{MAP_STYLE} YieldsSoMany; {INDEXED}"),
     "zip": (zip(PIXELS, LABELS, strict=True), f"{MAP_STYLE} zip; {INDEXED}"),
-    "class": (Samples, f"{MAP_STYLE} Samples; that is a class: make an object of it"),
+    "class": (Samples, f"{MAP_STYLE} Samples; that is a class: create an instance"),
     "name": ("digits", f"{MAP_STYLE} str; load it first, as in advcore.data.Digits().load(device).train"),
     "settings": (Digits(), f"{MAP_STYLE} Digits; {SAMPLE}"),
     "parts": (
         types.SimpleNamespace(train=NATIVE),
-        f"{MAP_STYLE} SimpleNamespace; give one part of it, such as its `train`",
+        f"{MAP_STYLE} SimpleNamespace; pass one part of it, such as its `train`",
     ),
     "tensor": (PIXELS, f"example 0 must be a pair (x, y), got Tensor; {ARRAYS}"),
     "tensors": ((PIXELS, LABELS), f"example 0 must be a pair (x, y), got Tensor; {ARRAYS}"),
     "arrays": ([PIXELS.numpy(), LABELS.numpy()], f"example 0 must be a pair (x, y), got ndarray; {ARRAYS}"),
     "named parts": (
         {"train": NATIVE, "test": NATIVE},
-        "example 0 cannot be read: KeyError: 0; give one data set of it, such as that of 'train', "
+        "example 0 cannot be read: KeyError: 0; pass one data set of it, such as that of 'train', "
         "or TensorDataset(x, y) of arrays",
     ),
     "no label": (Samples(lambda x, y: x), f"example 0 must be a pair (x, y), got Tensor; {SAMPLE}"),
@@ -374,7 +374,7 @@ ATTACKS = "an attack, such as advcore.attacks"
 OPTIMIZERS = "one of SGD, Adam, AdamW, TimmOptimizer, such as advcore.training"
 RATES = "one of Constant, MultiStep, Cosine, OneCycle, Cyclic, TimmSchedule, such as advcore.training"
 OBJECTIVES = "an objective, such as advcore.objectives"
-A_CLASS = "; that is a class: make an object of it"
+A_CLASS = "; that is a class: create an instance"
 SETTINGS = {
     "objective: CrossEntropyLoss()": (
         "objective",
@@ -524,7 +524,7 @@ NO_INDICES = {
     "text": ("012", f"{RULE} '012'"),
     "slice": (slice(3), f"{RULE} slice(None, 3, None)"),
     "set": ({3}, f"{RULE} {{3}}"),
-    "Subset": (Subset(NATIVE, [1]), f"{RULE} 'Subset'; give its `indices`"),
+    "Subset": (Subset(NATIVE, [1]), f"{RULE} 'Subset'; pass its `indices`"),
     "none in a list": ([None], f"{RULE} [None]"),
     "floats": ([0.0, 1.0], f"{WHOLE} torch.float32 of shape (2,)"),
     "unsigned, beyond": (np.array([2**64 - 1], dtype=np.uint64), "indices must be in 0..23, got -1 to -1"),

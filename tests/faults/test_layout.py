@@ -95,7 +95,7 @@ def test_four_channels_may_be_rgba_and_are_taken_by_the_setting_alone(tmp_path, 
     path = write(tmp_path / "a.npz", channels_last(x) if last else x)
     assert line_of(path) == (
         "x_train must be images of 1 or 3 channels, got 4, which may be RGBA; put it on a background, or write "
-        f"data.layout: {layout} if all four are to be learned from and attacked"
+        f"data.layout: {layout} if all four are to be trained on and attacked"
     )
     assert is_same(contents(load(path, layout=layout))[0], x)
 
@@ -165,8 +165,8 @@ def test_two_arrays_of_one_meaning_are_refused(tmp_path):
     )
 
 
-ONE_HOT = "save one-hot labels as labels.argmax(1); several labels an image are not supported"
-LABEL_RULE = "y_train must be labels, one whole number an image and at least one, got"
+ONE_HOT = "save one-hot labels as labels.argmax(1); several labels per image are not supported"
+LABEL_RULE = "y_train must be labels, one whole number per image and at least one, got"
 REFUSED = {
     "one-hot": (SQUARE, np.eye(3, dtype=int)[LABELS], f"{LABEL_RULE} int64 (12, 3) for 12 images; {ONE_HOT}"),
     "several labels": (SQUARE, np.zeros((12, 14), np.uint8), f"{LABEL_RULE} uint8 (12, 14) for 12 images; {ONE_HOT}"),

@@ -28,7 +28,7 @@ from advcore.training import SGD
 
 ATTACK = LinfPGD(eps=0.1, steps=1)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-BLOCKS = "or select from random blocks of the data and again from what they gave"
+BLOCKS = "or select from random blocks of the data and again from their picks"
 
 
 def build_selector(solver, partition="whole", budget=0.1, objective=None, **settings):

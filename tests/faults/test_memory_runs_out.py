@@ -67,7 +67,7 @@ def test_an_evaluation_goes_on_in_halves_to_the_same_verdicts(model, source, cap
     usual = evaluate(model, source, attacks, batch_size=48, keep_examples=True, ledger=ledgers[0])
     with caplog.at_level(logging.WARNING):
         found = evaluate(Cramped(model, 30), source, attacks, batch_size=48, keep_examples=True, ledger=ledgers[1])
-    assert caplog.messages == ["out of memory with 48 examples at once; going on with 16"]
+    assert caplog.messages == ["out of memory with 48 examples at once; continuing with 16"]
     assert usual == found and ledgers[0].passes == ledgers[1].passes
     for key, right in usual.verdicts.items():
         assert torch.equal(right, found.verdicts[key])
@@ -87,7 +87,7 @@ def test_scores_go_on_in_halves_to_the_same_numbers(model, source, caplog, name)
         ), ledger.passes
 
     (usual, passes), (found, counted) = measured(model), measured(Cramped(model, 40))
-    assert caplog.messages == ["out of memory with 64 examples at once; going on with 32"] and passes == counted
+    assert caplog.messages == ["out of memory with 64 examples at once; continuing with 32"] and passes == counted
     torch.testing.assert_close(found.rows.matrix, usual.rows.matrix, rtol=1e-4, atol=1e-6)
 
 
@@ -146,7 +146,7 @@ def test_a_solver_without_room_for_its_matrix_gives_the_same_answer_without_it(m
     monkeypatch.setattr(place, cramped)
     with caplog.at_level(logging.WARNING):
         found, events = solved(solver, divide)
-    assert not nothing and [*map(str, events)] == ["out of memory with a problem's matrix held; going on without it"]
+    assert not nothing and [*map(str, events)] == ["out of memory with a problem's matrix held; continuing without it"]
     assert len(caplog.records) == 1
     for one, two in zip(usual, found, strict=True):
         assert torch.equal(one.indices, two.indices)
@@ -210,5 +210,5 @@ def test_scores_that_are_taken_while_it_trains_tell_of_their_halves(model, sourc
         batch_size=16,
     )
     told = made.fit(Cramped(model, 50), source, seed=0).events
-    text = "out of memory with 96 examples at once; going on with 48"
+    text = "out of memory with 96 examples at once; continuing with 48"
     assert {"epoch": 0, "kind": "memory", "event": text} in told

@@ -20,8 +20,8 @@ from advcore.training import SGD
 
 ATTACK = LinfPGD(eps=0.1, steps=2)
 PGD = Pgd()
-ABSENT = "none (as behind no_grad, detach, .data, argmax or numpy)"
-ZERO = "0 at every image of the first batch (as behind rounding, or by underflow)"
+ABSENT = "none (as after no_grad, detach, .data, argmax or numpy)"
+ZERO = "0 at every image of the first batch (as after rounding, or by underflow)"
 
 
 class Net(nn.Module):
@@ -248,7 +248,7 @@ def test_a_model_that_uses_no_parameter_that_is_trained_is_refused():
     """As a wrapper that holds a network in training, and passes images on to its average."""
     net = Net().requires_grad_(False)
     net.unused = nn.Linear(2, 2)
-    with pytest.raises(ConfigError, match="^model must be a network of which its logits depend on a parameter"):
+    with pytest.raises(ConfigError, match="^model must be a network whose logits depend on a parameter"):
         fit(net)
 
 

@@ -241,8 +241,8 @@ def trace(net):
 
 
 REFUSED = {
-    "traced": (lambda: trace(Net()), "a script of torch.jit, whose layers cannot be told apart; give the model before"),
-    "a traced part": (lambda: Forward(trace(Net())), "a script of torch.jit, whose layers cannot be told apart"),
+    "traced": (lambda: trace(Net()), "a torch.jit script, whose layers cannot be inspected; pass the model before"),
+    "a traced part": (lambda: Forward(trace(Net())), "a torch.jit script, whose layers cannot be inspected"),
     "scaled": (lambda: Net(lambda net, h: net.fc(h) * 0.25), SCALED),
     "scaled in place": (lambda: Net(scale_in_place), SCALED),
     "divided in place": (lambda: Net(lambda net, h: net.fc(h).div_(4)), SCALED),
@@ -257,11 +257,11 @@ REFUSED = {
     "no_grad around the head": (lambda: Net(cut_off), "fc, at which autograd fails"),
     "called twice": (
         lambda: Net(lambda net, h: net.fc(net.fc(h[:, :4]).relu()), nn.Linear(4, CLASSES)),
-        "fc, which is called 2 times; use a layer of its own for the logits",
+        "fc, which is called 2 times; use a separate layer for the logits",
     ),
     "both views of an image": (
         lambda: Net(lambda net, h: (net.fc(h) + net.fc(h.flip(1))) / 2),
-        "fc, which is called 2 times; use a layer of its own for the logits",
+        "fc, which is called 2 times; use a separate layer for the logits",
     ),
     "convolution before pooling": (
         lambda: Pooled(first=False),
@@ -299,7 +299,7 @@ def test_two_heads_whose_outputs_are_added_are_told():
         measure(TwoHeads())
     assert str(caught.value) == (
         "head must be a last torch.nn.Linear whose output is the logits (B, C), got several whose outputs are added: "
-        "second, fc; use a single one, on all features at once"
+        "second, fc; use a single layer on all features"
     )
     with pytest.raises(ConfigError, match="^head must be"):
         measure(TwoHeads(), head="fc")

@@ -144,7 +144,7 @@ def test_other_outputs_are_refused_before_any_work(name):
 def test_images_that_the_model_does_not_take_are_told_in_a_selection_too():
     wide = Resident(torch.rand(16, 1, 9, 9), torch.arange(16) % 4)
     for call in (SELECTOR.select, TRAINER.fit):
-        with pytest.raises(DataError, match="^images must be ones that the model takes, got .1, 9, 9."):
+        with pytest.raises(DataError, match="^images must suit the model, got .1, 9, 9."):
             call(Net(return_logits), wide, seed=0)
 
 
@@ -161,5 +161,5 @@ class NeedsKeyword(nn.Module):
 @pytest.mark.parametrize("kind", [NeedsLabels, NeedsKeyword])
 def test_a_model_that_cannot_be_called_with_images_alone_is_not_about_the_images(kind):
     source = Resident(torch.rand(4, 1, 8, 8), torch.arange(4))
-    with pytest.raises(DataError, match="; wrap it in a module that is called with images alone, by place$"):
+    with pytest.raises(DataError, match="; wrap it in a module that takes only images, as a positional argument$"):
         evaluate(kind(), source, [LinfPGD(eps=0.1)])

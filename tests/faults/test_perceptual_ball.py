@@ -86,31 +86,31 @@ PAIRS = {
     "Fast-LPA far behind LPA": (
         entry("fast_lpa", 1.0, **LPIPS),
         entry("lpa", 0.0, rounds=5, **LPIPS),
-        "weak: a stronger attack leaves far fewer right in the same ball "
+        "weak: a stronger attack leaves far fewer images correct in the same ball "
         "(lpa of 10 steps: 0.000, fast_lpa of 10 steps: 1.000)",
     ),
     "Fast-LPA before LPA": (
         entry("fast_lpa", 0.5, **LPIPS),
         entry("lpa", 0.6, rounds=5, **LPIPS),
-        "masked: the weaker attack leaves fewer right in the same ball "
+        "masked: the weaker attack leaves fewer images correct in the same ball "
         "(fast_lpa of 10 steps: 0.500, lpa of 10 steps: 0.600)",
     ),
     "one step before many": (
         entry("linf_pgd", 0.5, steps=1),
         entry("linf_pgd", 0.6, steps=50),
-        "masked: the weaker attack leaves fewer right in the same ball "
+        "masked: the weaker attack leaves fewer images correct in the same ball "
         "(linf_pgd of 1 step: 0.500, linf_pgd of 50 steps: 0.600)",
     ),
     "PGD with restarts far behind AutoAttack": (
         entry("linf_pgd", 0.6, steps=50, restarts=50),
         entry("autoattack", 0.5, **STANDARD),
-        "weak: a stronger attack leaves far fewer right in the same ball "
+        "weak: a stronger attack leaves far fewer images correct in the same ball "
         "(autoattack of 100 steps: 0.500, linf_pgd of 50 steps: 0.600)",
     ),
     "PGD before AutoAttack": (
         entry("linf_pgd", 0.5, steps=50, restarts=50),
         entry("autoattack", 0.6, **STANDARD),
-        "masked: the weaker attack leaves fewer right in the same ball "
+        "masked: the weaker attack leaves fewer images correct in the same ball "
         "(linf_pgd of 50 steps: 0.500, autoattack of 100 steps: 0.600)",
     ),
 }
@@ -138,4 +138,6 @@ def test_those_that_cannot_be_compared_are_not(name):
 def test_the_flag_is_in_the_evaluation():
     attacks = [LinfPGD(eps=0.3, steps=10, step_size=0.001, start="clean"), LinfPGD(eps=0.3, steps=20)]
     flags = evaluate(network(), data(), attacks, checks=True).flags
-    assert any(flag.startswith("weak: a stronger attack leaves far fewer right in the same ball") for flag in flags)
+    assert any(
+        flag.startswith("weak: a stronger attack leaves far fewer images correct in the same ball") for flag in flags
+    )

@@ -388,7 +388,7 @@ def test_a_folder_in_the_place_of_the_lock_is_told_before_data_are_read(advcore,
 def test_another_process_is_told_before_data_are_read(advcore, root, tmp_path, no_data):
     with checkpoints.lock_folder(tmp_path / "run"):
         code, _, err = advcore(*arguments(root, tmp_path / "run"))
-        assert code == 2 and err.count("\n") == 1 and "no other process runs" in err
+        assert code == 2 and err.count("\n") == 1 and "no other process is using" in err
     assert not list(tmp_path.iterdir())
 
 
@@ -536,7 +536,7 @@ def test_at_the_end_of_a_command_it_is_a_line_and_nothing_half_written(
         code, _, err = advcore(*arguments)
     check_line(err, place, number)
     to_continue = {"bench": "rerun the same command to continue", "evaluate --state": "to continue from --state"}
-    assert code == 3 and to_continue.get(command, "fix that, then rerun the same command") in err, err
+    assert code == 3 and to_continue.get(command, "fix this, then rerun the same command") in err, err
     left = [path for path in place.rglob("*") if path.is_file() and not path.name.endswith((".log", ".yaml"))]
     assert not left or command == "bench", left
     if command != "bench":  # whose runs are processes of their own
@@ -612,7 +612,7 @@ def test_where_nothing_can_be_read_now_no_fresh_start_is_advised(
     before = sorted(run.rglob("*"))
     code, _, err = advcore(*arguments(root, run, "--resume"))
     check_line(err, run, errno.EIO)
-    assert code == 3 and "mend what keeps us from reading" in err and "--overwrite" not in err
+    assert code == 3 and "fix what prevents reading" in err and "--overwrite" not in err
     assert sorted(run.rglob("*")) == before
 
 

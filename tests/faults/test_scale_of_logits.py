@@ -111,7 +111,7 @@ FLAGGED = {
 @pytest.mark.parametrize("name", FLAGGED)
 def test_what_the_cross_entropy_loses_is_flagged(name):
     flags = evaluate(Behind(FLAGGED[name]), data(), [ATTACK], checks=True).flags
-    assert any(flag.startswith(("scale: the logits spread too little", "softmax:")) for flag in flags)
+    assert any(flag.startswith(("scale: the spread of the logits is too small", "softmax:")) for flag in flags)
 
 
 def test_usual_logits_are_not_flagged():
@@ -159,4 +159,4 @@ class NoisyAndMasked(Behind):
 @pytest.mark.parametrize("build", [Noisy, NoisyAndMasked])
 def test_neither_a_constant_nor_masked_classes_hide_noise(build):
     flags = evaluate(build(), data(), checks=True).flags
-    assert "randomised: the same images get other logits the second time" in flags
+    assert "randomised: the same images get different logits in a second pass" in flags

@@ -185,7 +185,7 @@ def test_a_run_whose_record_has_changed_goes_on_from_its_states_to_the_same_end(
     run = copy(name)
     flip(run / "record.json", 0.9) if name == "stopped" else change_the_result(run / "record.json")
     code, _, err = advcore(*arguments(root, run))
-    assert code == 0 and f"{run / 'record.json'} " in caplog.text and "going on from the newest" in caplog.text, err
+    assert code == 0 and f"{run / 'record.json'} " in caplog.text and "continuing from the newest" in caplog.text, err
     one, two = (RunRecord.load(path / "record.json") for path in (run, folder / "finished"))
     assert (one.final, one.best_epoch, one.relative_cost) == (two.final, two.best_epoch, two.relative_cost)
     assert one.resumes[-1]["damaged"][0].startswith(f"{run / 'record.json'} ")

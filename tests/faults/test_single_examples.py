@@ -27,7 +27,7 @@ from advcore.training.steppers import UpdateSubsetStepper
 
 ATTACK = LinfPGD(eps=0.1, steps=1)
 REASON = (
-    "the model cannot learn from one (ValueError: Expected more than 1 value per channel when training, got input size "
+    "the model cannot train on one (ValueError: Expected more than 1 value per channel when training, got input size "
     "torch.Size([1, 64]))"
 )
 

@@ -219,7 +219,7 @@ def test_a_parameter_that_a_step_made_infinite_is_divergence(model, source, bad)
     def spoil(phase, done, total):
         odd[5].frozen.data[1] = bad
 
-    with pytest.raises(NonFiniteError, match="after epoch 0; nothing of it was saved"):
+    with pytest.raises(NonFiniteError, match="after epoch 0; the epoch was not saved"):
         trainer().fit(odd, source, seed=0, listener=Listener(on_progress=spoil))
 
 
@@ -277,7 +277,9 @@ def test_what_a_lightning_module_holds_beside_the_model_is_left_out_and_told(mod
     nn.init.zeros_(model[5].weight)
     load_state(model, tmp_path / "w.pt")
     assert_same(copy_state(model), state)
-    assert caplog.messages == [f"{tmp_path / 'w.pt'}: left out what is not of the model under model.: criterion.weight"]
+    assert caplog.messages == [
+        f"{tmp_path / 'w.pt'}: left out entries outside the model under model.: criterion.weight"
+    ]
 
 
 def test_a_file_of_torch_may_hold_extra_state(model, tmp_path):

@@ -406,7 +406,7 @@ def test_out_of_memory_goes_on_in_smaller_pieces_with_the_same_rows(name, attack
     whole = measure(name=name, attack=made, chunk_size=64, source=many())
     pieced = measure(Small(20), name=name, attack=made, chunk_size=64, source=many())
     assert not whole.events and len(pieced.events) == 2
-    assert pieced.events[0] == Event("memory", "out of memory with 64 examples at once; going on with 32")
+    assert pieced.events[0] == Event("memory", "out of memory with 64 examples at once; continuing with 32")
     assert torch.equal(whole.labels, pieced.labels)
     exact = whole.rows.dense()
     assert (pieced.rows.dense() - exact).abs().max() < 1e-6 * exact.abs().max()
@@ -452,7 +452,7 @@ def test_fast_lpa_on_a_resnet_goes_on_in_halves_and_holds_what_the_documentation
     small = Small(16)
     small.net = net
     pieced = measure(small, **settings)
-    assert [*map(str, pieced.events)] == ["out of memory with 32 examples at once; going on with 16"]
+    assert [*map(str, pieced.events)] == ["out of memory with 32 examples at once; continuing with 16"]
     exact = whole.rows.dense()
     assert (pieced.rows.dense() - exact).abs().max() < 1e-4 * exact.abs().max()
 

@@ -117,7 +117,7 @@ def test_what_would_train_on_other_data_unsaid_is_refused(tmp_path):
     ):
         module = world().Module()
         module.train_dataloader = functools.partial(DataLoader, images(), batch_size=16, sampler=sampler)
-        with pytest.raises(ConfigError, match=f"without a sampler of its own, got '{type(sampler).__name__}'"):
+        with pytest.raises(ConfigError, match=f"without its own sampler, got '{type(sampler).__name__}'"):
             trainer([callback()], tmp_path).fit(module)
     with pytest.raises(ConfigError, match="warm_epochs"):
         callback(warm_epochs=-1)

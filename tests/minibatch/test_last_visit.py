@@ -38,4 +38,6 @@ def test_a_mixture_is_the_weighted_mean_of_probabilities():
 def test_which_rules_train_the_rest():
     assert is_reattack(Oldest()) and is_reattack(RandomSubset(rest="remembered"))
     assert not is_reattack(RandomSubset()) and not is_reattack(None)
-    assert "again, the rest as remembered" in Oldest().describe() and "again" not in RandomSubset().describe()
+    assert (
+        "again and reusing the other perturbations" in Oldest().describe() and "again" not in RandomSubset().describe()
+    )

@@ -125,7 +125,7 @@ def test_a_transform_that_leaves_the_pixels_range_is_refused_before_training(x):
 def test_a_transform_that_changes_the_size_is_refused_before_training():
     register.transform("halve")(halve)
     with pytest.raises(
-        ConfigError, match=r"^data\.augment must be a function that returns images of their own size, got"
+        ConfigError, match=r"^data\.augment must be a function that returns images of the same size, got"
     ):
         prepare(from_dict(RUN | {"data": RUN["data"] | {"augment": "halve"}}))
 
@@ -194,7 +194,7 @@ def test_a_rule_from_elsewhere_is_held_to_what_it_can_pick():
             Preferring(rho=0.5, value=value).pick(seen, stream)
     assert Keeping().choose_images(0.5, None, stream).tolist() == [0, 5]
     for kept in ([], [1, 1], [2, 1], [-1, 2], [3, 8]):
-        with pytest.raises(ConfigError, match="^what Keeping keeps must be some of the positions 0 to 7, rising"):
+        with pytest.raises(ConfigError, match="^what Keeping keeps must be some of the positions 0 to 7, ascending"):
             Keeping(kept=kept).choose_images(0.5, None, stream)
 
 
@@ -247,7 +247,7 @@ def test_a_network_that_ends_the_process_ends_it_with_2(advcore, tmp_path, place
     (tmp_path / "run.yaml").write_text(json.dumps(RUN | {"model": {"name": "my_net"}}))
     status, out, err = advcore("check", tmp_path / "run.yaml", "--plugin", tmp_path / "net.py")
     assert status == 2 and not out and "raise SystemExit(0)" in err
-    assert err.splitlines()[-1] == "advcore: a plug-in raises SystemExit: 0; its own traceback stands above"
+    assert err.splitlines()[-1] == "advcore: a plug-in raised SystemExit: 0; its traceback is printed above"
 
 
 @pytest.mark.slow
@@ -260,4 +260,4 @@ def test_without_its_plug_in_a_run_does_not_go_on(advcore, tmp_path):
     MODELS.pop("my_net")
     status, out, err = advcore(*command, "--resume", "--set", "training.epochs=2")
     assert status == 2 and not out and err.count("\n") == 1
-    assert "got 'my_net'; a name of your own comes with --plugin FILE.py" in err
+    assert "got 'my_net'; register a name of your own with --plugin FILE.py" in err

@@ -73,7 +73,7 @@ def test_a_trained_network_is_hardened_judged_and_exported(tmp_path):
     (tmp_path / "run.yaml").write_text(RUN)
     assert train_outside(tmp_path) > 0.95
     out = advcore(tmp_path, "run", "run.yaml", "--plugin", "my_net.py")
-    assert "begins from the weights in net.pt" in out
+    assert "starts from the weights in net.pt" in out
     record = json.loads((tmp_path / "runs/hardened-s0/record.json").read_text())
     assert record["final"]["last"]["clean"]["accuracy"] > 0.9, "it has not forgotten what it was trained for"
     assert [entry["names"] for entry in record["plugins"]] == [["models: my_net"]]

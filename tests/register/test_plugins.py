@@ -166,10 +166,10 @@ def test_what_no_run_file_could_use_is_refused_when_it_is_registered():
 @pytest.mark.parametrize(
     ("code", "shown"),
     [
-        ("x = 1 / 0", ("x = 1 / 0", "ZeroDivisionError", "its own traceback stands above")),
-        ("def f(:", ("SyntaxError", "its own traceback stands above")),
-        ("import sys\nsys.exit(0)", ("SystemExit", "its own traceback stands above")),
-        ("import not_there", ("ModuleNotFoundError", "its own traceback stands above")),
+        ("x = 1 / 0", ("x = 1 / 0", "ZeroDivisionError", "its traceback is printed above")),
+        ("def f(:", ("SyntaxError", "its traceback is printed above")),
+        ("import sys\nsys.exit(0)", ("SystemExit", "its traceback is printed above")),
+        ("import not_there", ("ModuleNotFoundError", "its traceback is printed above")),
         ("import advcore.register as r\nr.model('resnet18')(int)", ("bad.py: register.model must be given a name",)),
     ],
 )
@@ -183,7 +183,7 @@ def test_a_plug_in_that_fails_shows_its_own_traceback_and_ends_with_2(advcore, t
 def test_a_network_that_fails_shows_the_traceback_of_its_own_code(advcore, my_net, run_file):
     my_net.write_text(NET.replace("self.classify(self.body(x))", "self.classify(self.nothing(x))"))
     status, _, err = advcore("check", run_file, "--plugin", my_net)
-    assert status == 2 and "self.nothing(x)" in err and "advcore: a plug-in raises AttributeError" in err
+    assert status == 2 and "self.nothing(x)" in err and "advcore: a plug-in raised AttributeError" in err
     assert "/advcore/" not in err
 
 
@@ -191,7 +191,7 @@ def test_a_network_that_fails_shows_the_traceback_of_its_own_code(advcore, my_ne
 def test_a_plug_in_that_is_no_python_file_is_one_line(advcore, tmp_path, run_file, name):
     (tmp_path / "my_net.txt").write_text(NET)
     status, _, err = advcore("check", run_file, "--plugin", tmp_path / name)
-    assert status == 2 and "--plugin must be a Python file (.py) that is there" in err and err.count("\n") == 1
+    assert status == 2 and "--plugin must be an existing Python file (.py)" in err and err.count("\n") == 1
 
 
 def test_a_run_remembers_its_plug_in_and_goes_on_with_the_same_alone(advcore, tmp_path, my_net, run_file):
@@ -202,11 +202,11 @@ def test_a_run_remembers_its_plug_in_and_goes_on_with_the_same_alone(advcore, tm
     assert entry["path"] == str(my_net) and entry["names"] == ["models: my_net"] and len(entry["sha256"]) == 64
     start_again()
     status, _, err = advcore("evaluate", folder)
-    assert status == 2 and "--plugin must be my_net.py, with which the run was made, got None" in err
+    assert status == 2 and "--plugin must be my_net.py, which the run was started with, got None" in err
     start_again()
     my_net.write_text(NET + "# another content\n")
     status, _, err = advcore("run", run_file, *options, "--set", "training.epochs=2", "--resume")
-    assert status == 2 and "--plugin must be my_net.py as the run was made with it" in err
+    assert status == 2 and "--plugin must be my_net.py with the content that the run was started with" in err
     start_again()
     my_net.write_text(NET)
     assert advcore("run", run_file, *options, "--set", "training.epochs=2", "--resume")[0] == 0
@@ -274,5 +274,5 @@ def test_an_installed_package_registers_too(monkeypatch, tmp_path):
     plugins.LOADED.clear()
     del sys.modules["advcore_plugin_package"], TABLES["models"]["my_net"]
     path.write_text("raise KeyError('broken')")
-    with pytest.raises(plugins.PluginError, match="the installed plug-in mine .* raises KeyError: 'broken'"):
+    with pytest.raises(plugins.PluginError, match="the installed plug-in mine .* raised KeyError: 'broken'"):
         plugins.load_plugins()

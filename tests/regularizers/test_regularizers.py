@@ -313,10 +313,13 @@ REFUSED = [
     ({"regularizer": GradAlign(), "objective": Trades()}, "regularizer must be null for an objective that has no loss"),
     ({"regularizer": GradAlign(), "objective": Mart()}, "regularizer must be null for an objective that has no loss"),
     ({"regularizer": GradAlign(), "attack": FastLPA(eps=0.5)}, "regularizer must be null for an attack that has no lp"),
-    ({"regularizer": PriorGuided(), "attack": NFGSM(eps=0.1)}, "regularizer must be null for an attack that has not"),
+    (
+        {"regularizer": PriorGuided(), "attack": NFGSM(eps=0.1)},
+        "regularizer must be null for an attack without a single start",
+    ),
     (
         {"regularizer": PriorGuided(), "attack": LinfPGD(eps=0.1, steps=2, restarts=2)},
-        "regularizer must be null for an attack that has not a single start, got 'LinfPGD'",
+        "regularizer must be null for an attack without a single start, got 'LinfPGD'",
     ),
     (
         {"regularizer": PriorGuided(), "objective": Standard(), "attack": None},

@@ -29,7 +29,7 @@ def counted(seed: int = 0, seconds: float = 4.0, **environment):
 
 
 def older(seed: int = 0, cost: float = 1.0):
-    """A record of a version that counted passes alone."""
+    """A record of a version that counted only passes."""
     config = {"seed": seed, "data": {"name": "digits"}, "selection": None}
     return record(config=config, relative_cost=cost, reference={"epochs": 6, "steps": 10, "units": 10_000})
 
@@ -83,7 +83,7 @@ def test_a_single_run_shows_compute_and_passes():
     assert rows["relative cost (compute)"] == "0.300, 6 PFLOP"
     assert rows["relative cost (passes)"] == "0.250, 2,500 passes"
     page = words(render(build_run_page(new, RunFiles())))
-    for text in ("relative cost (compute) 0.300", "relative cost (passes) 0.250", "20 PFLOP, 10,000 passes", "2 PFLOP"):
+    for text in ("compute, of full training 30.0 % 25.0 % of its passes", "20 PFLOP, 10,000 passes", "2 PFLOP"):
         assert text in page
     new.config |= {"model": {"name": "small_cnn"}, "objective": {"name": "pgd"}, "attack": None}
     new.config |= {"training": {"optimizer": {"name": "sgd"}, "lr_schedule": {"name": "cosine"}, "batch_size": 8}}

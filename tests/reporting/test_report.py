@@ -59,6 +59,8 @@ def record(**changes) -> RunRecord:
         "config": {
             "seed": 3,
             "data": {"name": "digits"},
+            "model": {"name": "small_cnn"},
+            "objective": {"name": "trades"},
             "selection": {"solver": {"name": "gradmatch"}, "budget": 0.5},
         },
         "environment": {"advcore": "0.1.0", "device": "cpu (x86_64)", "speed": {"fused": False}},
@@ -112,7 +114,9 @@ def test_every_section_is_there_and_none_says_that_the_record_is_odd(page):
     for name in SECTIONS:
         assert f'<section id="{name}">' in page and f'href="#{name}"' in page
     assert "does not hold what belongs here" not in page and 'class="note missing"' not in page
-    assert page.count("<svg") == 3 + 2 + 2 + 3 + 1  # accuracy and cost, learning, selections, weights, classes
+    charts = 1 + 3 + 1 + 2 + 3 + 1  # at the top, accuracy and cost, learning, selections, weights, classes
+    assert page.count("<figure") == charts and page.count('class="narrow"') == page.count('class="wide"') == charts
+    assert page.count("<svg") == 2 * charts + 4  # each in two sizes, and a bar below each number at the top
 
 
 @pytest.mark.parametrize(("name", "numbers"), [
@@ -133,14 +137,14 @@ def test_numbers_on_the_page_are_the_records(page, name, numbers):
 def test_what_matters_most_comes_first(page):
     top = words(page[: page.index("<main>")])
     for part in (
-        "two_moons, seed 3",
+        "TRADES on 50 % of digits, chosen by GradMatch Run two_moons, seed 3.",
         "0.55 of full training",
-        "70.3 % 67.3 to 72.3, n = 400",
+        "70.3 % 95 % interval 67.3 to 72.3, n = 400",
         "91.2 %",
-        "0.547",
-        "0.063",
+        "54.7 %",
+        "0.063 random subsets 0.710; last selection, after 4 epochs",
     ):
-        assert part in top
+        assert part in top, part
 
 
 def test_the_shares_of_data_and_coreset_are_told_to_who_cannot_see_them(page):
@@ -170,13 +174,13 @@ def test_flags_stand_first_and_switched_off_checks_are_a_flag():
     ({"finished": False, "final": {}}, ["not finished. Epochs done: 6;", "No final accuracy yet", "epochs done: 6"]),
     ({"finished": False, "final": {}, "epochs": [], "selections": [], "ledger": {}},
      ["Epochs done: 0;", "No epoch is done yet", "Nothing is counted yet", "No selection: none yet"]),
-    ({"selections": [], "config": {"seed": 0}}, ["it trains on all data", "every example counts alike"]),
+    ({"selections": [], "config": {"seed": 0}}, ["this run trains on all data", "all examples count equally"]),
     ({"selections": [], "data": {}}, ["does not say how many examples a class has"]),
     ({"data": {}}, ["does not say how many examples a class has in the data"]),
     ({"selections": [selection(2, 0.1)]}, ["there is no overlap to show"]),
     ({"selections": [selection(2, 0.1) | {"gradient_error": None, "gradient_error_random": None,
                                           "gradient_error_trained": None}]}, ["measures no gradients"]),
-    ({"epochs": [epoch(0, clean=None, robust=None)]}, ["No validation example was looked at"]),
+    ({"epochs": [epoch(0, clean=None, robust=None)]}, ["No validation accuracy was measured"]),
     ({"reference": {}}, ["does not say what costs are relative to"]),
     ({"environment": {}}, ["names no environment"]),
     ({"best_epoch": None, "final": {"last": final(0.9, 0.7), "best": final(0.9, 0.7)}}, ["best is last"]),
@@ -565,7 +569,7 @@ def test_an_odd_record_takes_nothing_from_the_others(odd):
 def test_of_several_attacks_all_of_them_together_come_first():
     last = final(0.9, 0.6) | {"attacks": [attacked(0.6), attacked(0.3, "l2_pgd")], "worst": entry(0.28)}
     top = words(page_of(record(final={"last": last, "best": last})).partition("<main>")[0])
-    assert "robust, all 2 attacks 28.0 %" in top and "60.0 %" not in top
+    assert "robust accuracy, all 2 attacks 28.0 %" in top and "60.0 %" not in top
 
 
 def test_a_deviation_beyond_an_accuracy_of_one_stays_inside_the_picture():

@@ -13,7 +13,8 @@ from advcore.reporting.parts import Example, Note
 from advcore.reporting.record import RunRecord
 from advcore.reporting.run_page import RunFiles, build_run_page
 from advcore.reporting.runs_page import build_runs_page
-from advcore.reporting.suite import Results, build_suite_page, build_tables
+from advcore.reporting.suite import Results, build_tables
+from advcore.reporting.suite_page import build_suite_page
 
 pytestmark = pytest.mark.browser
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
@@ -21,7 +22,7 @@ LONG = "a_name_that_is_very_long_and_has_no_place_to_break_" * 3
 
 
 def full() -> str:
-    shown = [Example([("example 1", PIXEL), ("attacked", PIXEL), ("perturbation", PIXEL)], SHOWN[0].lines)] * 9
+    shown = [Example([("as it is", PIXEL), ("attacked", PIXEL), ("perturbation", PIXEL)], SHOWN[0].lines)] * 9
     many = [
         selection(i, 0.05 + 0.01 * i, 0.6) | {"gradient_error_full": 0.3, "target_error": 0.2} for i in range(2, 14)
     ]
@@ -72,7 +73,7 @@ def suite() -> str:
     for i, name in enumerate(["full", "GradMatch", LONG]):
         found.add(name, 0, seeded(0, 0.6 + 0.01 * i))
         found.add(name, 1, None, error=LONG if i else None)
-    return render(build_suite_page(LONG, build_tables(found, LONG)))
+    return render(build_suite_page(LONG, build_tables(found, LONG), found))
 
 
 def committed(suite: str, root: Path) -> str:
@@ -106,7 +107,7 @@ def kept(name: str, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [320, 380, 768, 1280])
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
 @pytest.mark.parametrize("name", [*PAGES, "savings", "digits"])
 def test_a_page_can_be_read(driver, pages, tmp_path, name, width, scheme):
     """Nothing overflows, labels stand apart, text has contrast and size, nothing is asked of a network."""
@@ -117,8 +118,93 @@ def test_a_page_can_be_read(driver, pages, tmp_path, name, width, scheme):
     path = kept(f"{name}-{width}-{scheme}", tmp_path)
     browser.screenshot(driver, path)
     dark = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
-    assert dark == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 24, 28)"}[scheme]
+    assert dark == {"light": "rgb(243, 245, 248)", "dark": "rgb(15, 18, 22)"}[scheme]
     assert path.stat().st_size > 10_000
+
+
+SCREENS = [(width, scheme) for width in (390, 1280) for scheme in ("light", "dark")]
+_BOXES = """
+const boxes = e => { const b = e.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]; };
+return [...document.querySelectorAll(arguments[0])].filter(e => e.getClientRects().length).map(boxes);
+"""
+
+
+def boxes(driver, selector: str) -> list[list[float]]:
+    """Left, top, right and bottom of every visible element."""
+    return driver.execute_script(_BOXES, selector)
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_the_summary_comes_first_with_its_picture_beside_or_below_it(driver, pages, width, scheme):
+    browser.opened(driver, pages["full"], width, scheme)
+    ((summary,), (sentences,), (picture,)) = (boxes(driver, f".summary{of}") for of in ("", " .sentences", " svg"))
+    assert summary[3] <= min(top for _, top, *_ in boxes(driver, "section, .key"))
+    if width == 1280:
+        assert picture[0] >= sentences[2] and picture[1] < sentences[3] and picture[2] - picture[0] > 400
+    else:
+        assert picture[1] >= sentences[3] and picture[2] - picture[0] > 300
+    assert summary[0] <= picture[0] and picture[2] <= summary[2] and summary[2] <= width
+
+
+_TABLES = """
+return [...document.querySelectorAll(".scroll:has(table)")].filter(e => e.clientWidth).map(e => {
+  const hint = e.querySelector(".hint"), box = hint.getBoundingClientRect();
+  return [e.scrollWidth > e.clientWidth + 1, box.width > 150 && box.height > 15, box.width > 1,
+          box.right <= innerWidth && hint.innerText];
+});
+"""
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+@pytest.mark.parametrize("name", ["full", "suite", "digits"])
+def test_a_table_that_scrolls_says_so_and_no_other_does(driver, pages, name, width, scheme):
+    browser.opened(driver, pages[name], width, scheme)
+    driver.execute_script("document.querySelectorAll('details').forEach(e => e.open = true)")
+    seen = driver.execute_script(_TABLES)
+    assert seen and all(scrolls == visible == sized for scrolls, visible, sized, _ in seen), seen
+    assert {words for scrolls, *_, words in seen if scrolls} <= {"Scroll sideways for more columns →"}
+    assert any(scrolls for scrolls, *_ in seen) or width == 1280
+    assert not all(scrolls for scrolls, *_ in seen) or name == "suite"
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_hashes_and_settings_are_closed_until_they_are_asked_for(driver, pages, width, scheme):
+    browser.opened(driver, pages["full"], width, scheme)
+    assert driver.execute_script("return document.querySelectorAll('details').length") >= 5
+    assert driver.execute_script("return document.querySelectorAll('details[open]').length") == 0
+    visible = driver.execute_script("return document.body.innerText")
+    assert "budget: 0.5" not in visible and "abc123" not in visible and "All settings of the run" in visible
+    driver.execute_script("document.querySelectorAll('details').forEach(e => e.open = true)")
+    visible = driver.execute_script("return document.body.innerText")
+    assert "budget: 0.5" in visible and "abc123" in visible
+    assert browser.problems(driver) == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_images_are_large_and_their_perturbation_is_beside_them(driver, pages, width, scheme):
+    browser.opened(driver, pages["full"], width, scheme)
+    shown = boxes(driver, "#images img")
+    assert len(shown) == 2 * 3 * 3  # three examples of the highest and of the lowest weights; the others are folded
+    for image, attacked_image, perturbation in zip(shown[::3], shown[1::3], shown[2::3], strict=True):
+        assert image[2] - image[0] >= (95 if width < 600 else 150)
+        assert image[2] <= attacked_image[0] and attacked_image[2] <= perturbation[0]
+        assert image[1] == attacked_image[1] == perturbation[1] and perturbation[2] <= width
+
+
+@pytest.mark.parametrize(("name", "selector", "least"), [
+    ("full", "main .figures:not(.small) svg", 0.4), ("digits", "#front-0 svg", 0.9), ("suite", "#front-0 svg", 0.9),
+])  # fmt: skip
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_charts_use_the_width(driver, pages, name, selector, least, width, scheme):
+    browser.opened(driver, pages[name], width, scheme)
+    left, _, right, _ = boxes(driver, "main section")[0]
+    charts = boxes(driver, selector)
+    assert charts and {"narrow", "wide"} == {*driver.execute_script(_CLASSES, selector)}
+    share = 0.85 if width == 390 else least
+    assert all(end - start >= share * (right - left) for start, _, end, _ in charts)
+
+
+_CLASSES = "return [...document.querySelectorAll(arguments[0])].map(e => e.parentElement.className)"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -14,7 +14,8 @@ from reporting.test_reporting import record
 from advcore.reporting.formats import escape_latex, to_csv, to_latex
 from advcore.reporting.page import render
 from advcore.reporting.record import RunRecord
-from advcore.reporting.suite import Results, Table, build_suite_page, build_tables, list_raw_rows
+from advcore.reporting.suite import Results, Table, build_tables, list_raw_rows
+from advcore.reporting.suite_page import build_suite_page
 from advcore.reporting.tables import compare_methods, to_markdown
 
 
@@ -200,7 +201,7 @@ class Balanced(HTMLParser):
 
 
 def test_html_is_one_well_formed_page_that_needs_no_other(results):
-    text = render(build_suite_page("<script> & co", [NASTY, *build_tables(results, "t")]))
+    text = render(build_suite_page("<script> & co", [NASTY, *build_tables(results, "t")], results))
     parser = Balanced()
     parser.feed(text)
     assert not parser.open and "<script>" not in text and "&lt;script&gt; &amp; co" in text

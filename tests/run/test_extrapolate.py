@@ -89,7 +89,7 @@ def test_options_that_do_not_go_together_are_one_line(advcore, root, arguments, 
 def test_files_that_are_not_there_and_too_many_neighbours_are_a_line(advcore, root, pool, tmp_path):
     file = [root / "experiments/linf_full.yaml", *options([*TINY, f"data.pool.path={pool}"])]
     code, _, err = advcore("score", *file, "--extrapolate", tmp_path / "none.npz", "--checkpoint", "x.pt")
-    assert code == 2 and "none.npz is missing; make it with `advcore score`" in err.replace("\n", " ")
+    assert code == 2 and "none.npz is missing; create it with `advcore score`" in err.replace("\n", " ")
     known = tmp_path / "known.npz"
     assert advcore("score", *file, "--score", "el2n", "--out", known)[0] == 0
     code, _, err = advcore("score", *file, "--extrapolate", known, "--checkpoint", tmp_path / "x.pt")

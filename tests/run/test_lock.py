@@ -31,7 +31,7 @@ def test_helpers_of_a_dead_process_keep_nobody_out(tmp_path):
     holder.start()
     helper = receiver.recv()
     try:
-        with pytest.raises(ConfigError, match="no other process runs"), lock_folder(tmp_path):
+        with pytest.raises(ConfigError, match="no other process is using"), lock_folder(tmp_path):
             pass
         holder.kill()
         holder.join()

@@ -66,12 +66,12 @@ def test_only_ways_that_there_are_are_offered(plan):
 
 def test_a_dear_attack_a_rule_and_scores_are_named_too(plan):
     told = plan("attack.steps=40", "selection=null").notes
-    assert told.keys() == {"cost"} and "into training steps" in told["cost"] and "attack.steps" in told["cost"]
+    assert told.keys() == {"cost"} and "for training steps" in told["cost"] and "attack.steps" in told["cost"]
     assert "no minibatch rule" in plan(name="loss_ranked_fixed").notes["cost"]
     told = plan(
         "training.epochs=2", "selection.probe_epochs=9", "selection.solver.scores=null", name="easycore_trades"
     ).notes["cost"]
-    assert "into scores over epochs" in told and "selection.probe_epochs" in told and "selections" not in told
+    assert "for scores over epochs" in told and "selection.probe_epochs" in told and "selections" not in told
 
 
 def test_ramps_that_take_another_share_than_of_full_training_are_told(plan):

@@ -22,7 +22,7 @@ def test_a_run_file_names_a_pool_and_everything_that_is_written_says_so(advcore,
     assert code == 0, err
     assert "60 % of each batch comes from a pool of 60 images; an epoch has as many steps as without it" in said
     code, _, err = advcore("check", *file, "--cost", "0.3")
-    assert code == 2 and "--cost must be left out beside data.pool, got 0.3; the runs that it lists" in err
+    assert code == 2 and "--cost must be left out with data.pool, got 0.3; the runs that it lists" in err
     code, _, err = advcore("run", *file, *where, "--set", "training.epochs=1")
     assert code == 0, err
     record = RunRecord.load(tmp_path / "run" / "record.json")

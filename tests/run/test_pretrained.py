@@ -85,8 +85,8 @@ def test_weights_of_timm_bring_their_normalisation_and_are_fitted_to_grey_images
     assert float(prepared.model[0].mean) == float(prepared.model[0].std) == 0.5
     assert "has no normalisation" not in caplog.text
     note = prepared.plan.notes["weights"]
-    assert note.startswith(f"begins from the weights in timm, {TAG}, with a random head, fitted to this network: patch")
-    assert "patch_embed.proj.weight [8, 3, 2, 2] -> [8, 1, 2, 2]; they were made with images of 224 x 224" in note
+    assert note.startswith(f"starts from the weights in timm, {TAG}, with a random head, fitted to this network: patch")
+    assert "patch_embed.proj.weight [8, 3, 2, 2] -> [8, 1, 2, 2]; they were trained on images of 224 x 224" in note
     assert "these have 8 x 8; the mean" in note and "mean [0.5, 0.5, 0.5]" in note
     assert prepared.inputs["model.weights.name"] == TAG and len(prepared.inputs["model.weights"]) == 64
 
@@ -94,8 +94,8 @@ def test_weights_of_timm_bring_their_normalisation_and_are_fitted_to_grey_images
 def test_weights_that_are_named_and_not_taken_are_told_of(caplog):
     begin(**GREY_VIT | {"name": f"timm:{TAG}"})
     assert caplog.messages == [
-        "model.name names the weights augreg_in21k_ft_in1k, and training begins with random ones; "
-        "model.weights: timm takes them"
+        "model.name names the weights augreg_in21k_ft_in1k, but training starts from random ones; "
+        "model.weights: timm loads them"
     ]
 
 
@@ -109,14 +109,14 @@ def test_a_file_is_fitted_to_another_size_of_images_and_what_is_given_wins(tmp_p
     assert torch.equal(state["pos_embed"][:, 0], larger["pos_embed"][:, 0])
     assert float(prepared.model[0].mean) == 0.25
     note = prepared.plan.notes["weights"]
-    assert "[8, 3, 4, 4] -> [8, 1, 2, 2], pos_embed [1, 10, 8] -> [1, 17, 8]; their own" in note
+    assert "[8, 3, 4, 4] -> [8, 1, 2, 2], pos_embed [1, 10, 8] -> [1, 17, 8]; the cost" in note
     deeper = {**model, "options": GREY_VIT["options"] | {"depth": 2}}
     refuse("is a checkpoint of another model; 14 keys differ", "1.blocks.1.", "/ not in the file", **deeper)
 
 
 def test_of_another_number_of_classes_a_new_head_is_asked_for(cache, trained):
     cache(f"timm/{TAG}", trained)
-    refuse("2 keys differ", "1.head.weight [10, 8] / [3, 8]", "model.new_head: true begins", **GREY_VIT, weights="timm")
+    refuse("2 keys differ", "1.head.weight [10, 8] / [3, 8]", "model.new_head: true starts", **GREY_VIT, weights="timm")
 
 
 def test_a_repository_of_the_hub_is_read_as_a_file_is(cache, trained, caplog):
@@ -126,7 +126,7 @@ def test_a_repository_of_the_hub_is_read_as_a_file_is(cache, trained, caplog):
     assert prepared.inputs["model.weights.name"] == "hub:me/my-net_1.0"
     assert identify(prepared.config)["model"]["weights"] == "hub:me/my-net_1.0", "another owner's are others"
     assert float(prepared.model[0].mean) != 0.5, "nobody says by what they were normalised"
-    assert caplog.text.count("has no normalisation; that of the settings stands before it") == 1
+    assert caplog.text.count("has no normalisation; the one from the settings is put in front of it") == 1
 
 
 def test_weights_of_torchvision_are_summed_over_colours_and_need_no_counts_of_batches(cache, tmp_path):
@@ -210,8 +210,8 @@ REFUSED = [
     (CNN | {"weights": "hub:me/../it"}, "model.weights must be hub:owner/repository, got 'hub:me/../it'"),
     (RESNET | {"weights": "timm"}, "model.weights must be a file or hub:owner/repository for a network that is not of "
      "timm, got 'timm'; choose model.name: timm:NAME"),
-    (RESNET | {"download": True}, "model.download must be true only beside weights of timm, torchvision or hub:owner"),
-    ({"name": "resnet18", "weights": "torchvision"}, "model.stem must be imagenet beside weights: torchvision"),
+    (RESNET | {"download": True}, "model.download must be true only with weights of timm, torchvision or hub:owner"),
+    ({"name": "resnet18", "weights": "torchvision"}, "model.stem must be imagenet with weights: torchvision"),
     (GREY_VIT | {"options": VIT}, "Input height (8) doesn't match model (224).; set model.options: {img_size: 8}, or "
      "data.size: 224 for a folder of images"),
 ]  # fmt: skip
@@ -231,7 +231,7 @@ def test_only_a_download_that_is_asked_for_leaves_the_machine(cache, monkeypatch
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
     monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
-    line = "cannot be fetched (OSError: no route); fetch a file elsewhere, and name it"
+    line = "cannot be fetched (OSError: no route); fetch a file elsewhere, and set model.weights"
     refuse("would come from", **GREY_VIT, weights="timm")
     refuse("would come from", **RESNET, weights="torchvision")
     assert not asked

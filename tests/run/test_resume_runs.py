@@ -409,7 +409,7 @@ def test_no_state_at_all_is_none_and_only_damaged_ones_an_error(tmp_path):
     assert checkpoints.load_newest(tmp_path) is None
     checkpoints.save(tmp_path, lambda: {"a": 1}, {"data": []})
     flip(checkpoints.locate_states(tmp_path) / "000001" / "values.json", 1.0)
-    with pytest.raises(AdvcoreError, match="no state in .* is whole: .*values.json is damaged"):
+    with pytest.raises(AdvcoreError, match="no state in .* is intact: .*values.json is damaged"):
         checkpoints.load_newest(tmp_path)
 
 

@@ -167,7 +167,7 @@ def test_scores_of_attacked_images_serve_training_without_an_attack(root):
 
 def test_a_file_of_scores_that_is_not_there_is_one_line_with_the_way_out(advcore, tmp_path):
     code, _, err = advcore("check", "stability_trades.yaml", "--set", f"selection.solver.scores={tmp_path / 's.npz'}")
-    line = f"advcore: selection.solver.scores: {tmp_path / 's.npz'} is missing; make it with `advcore score`"
+    line = f"advcore: selection.solver.scores: {tmp_path / 's.npz'} is missing; create it with `advcore score`"
     assert code == 2 and err.replace("\n", " ").strip() == line
 
 

@@ -54,7 +54,7 @@ def test_a_run_begins_from_the_weights_of_the_file(tmp_path, prefix):
     trained = build_network()
     prepared = prepare(configure(save(trained, tmp_path / "net.pt", prefix)))
     assert equal(trained.state_dict(), read_network(prepared))
-    assert prepared.plan.notes["weights"].startswith(f"begins from the weights in {tmp_path}/net.pt")
+    assert prepared.plan.notes["weights"].startswith(f"starts from the weights in {tmp_path}/net.pt")
     assert len(prepared.inputs["model.weights"]) == 64
     assert not equal(trained.state_dict(), read_network(prepare(from_dict(RUN))))
 
@@ -83,7 +83,7 @@ def test_weights_of_another_network_are_refused_with_the_keys(tmp_path, new_head
     path = save(build_network(width=width), tmp_path / "net.pt")
     with pytest.raises(CheckpointError, match="model.weights: .*is a checkpoint of another model") as caught:
         prepare(configure(path, new_head=new_head))
-    assert len(caught.value.lines) == 1 and "new_head: true begins" not in str(caught.value)
+    assert len(caught.value.lines) == 1 and "new_head: true starts" not in str(caught.value)
 
 
 def test_a_file_that_is_none_is_one_line(tmp_path):
@@ -117,7 +117,7 @@ def test_normalisation_inside_the_file_wins(tmp_path, caplog):
     prepared = prepare(configure(tmp_path / "net.safetensors", mean=[0.5], std=[0.25]))
     assert float(prepared.model[0].mean) == 0.125
     (line,) = caplog.messages
-    assert line.endswith("has a normalisation of its own, which counts in place of model.mean and model.std")
+    assert line.endswith("has its own normalisation, which replaces model.mean and model.std")
 
 
 def test_on_the_command_line_a_run_tells_it_and_goes_on_with_the_same_weights_alone(advcore, tmp_path):
@@ -125,7 +125,7 @@ def test_on_the_command_line_a_run_tells_it_and_goes_on_with_the_same_weights_al
     model = RUN["model"] | {"weights": str(path), "new_head": True}
     file.write_text(json.dumps(RUN | {"model": model, "training": RUN["training"] | {"head_epochs": 1}}))
     code, out, err = advcore("run", file, "--out", folder)
-    assert code == 0 and "begins from the weights in" in out, err
+    assert code == 0 and "starts from the weights in" in out, err
     record = RunRecord.load(folder / "record.json")
     assert len(record.inputs["model.weights"]) == 64
     path.rename(tmp_path / "moved.pt")

@@ -284,7 +284,7 @@ def test_a_model_that_cannot_lie_channels_last_is_left_as_it_is(source, monkeypa
     as_on_cuda = speed.replace(speed.PLAIN, channels_last=True)
     monkeypatch.setattr(Speed, "resolve", lambda self, device, processes=1, family=None: as_on_cuda)
     out, _ = trained(Views(), source, Speed())
-    assert out.events[0]["kind"] == "speed" and "channels first" in out.events[0]["event"]
+    assert out.events[0]["kind"] == "speed" and "channels-first" in out.events[0]["event"]
 
 
 def test_no_compiled_model_is_kept(model, source):
@@ -396,7 +396,7 @@ def test_weights_that_a_last_step_makes_infinite_are_not_told_as_a_state(model, 
         speed=Speed(deferred=deferred),
     )
     listener = Listener(on_state=lambda name, state, entry: told.append(name))
-    with pytest.raises(NonFiniteError, match="after epoch 0; nothing of it was saved"):
+    with pytest.raises(NonFiniteError, match="after epoch 0; the epoch was not saved"):
         made.fit(model, source, listener=listener)
     assert not told
 

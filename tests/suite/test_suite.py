@@ -47,7 +47,7 @@ def test_the_split_of_the_data_varies_with_the_seed_unless_the_suite_says_no(sui
         suite(text + "vary_split: true\nset: {data.split_seed: 2}\n")
     assert str(caught.value) == (
         "vary_split must be left out, or false, where data.split_seed is set, got True; "
-        "half: data.split_seed would not count"
+        "half: data.split_seed would have no effect"
     )
 
 
@@ -150,7 +150,8 @@ WRONG = {
     "methods: {full: {}}\nreference: null": "baselines must be false where reference is null, got None",
     "methods: {full: {}}\nreference: null\nbaselines: {fat: false}": "baselines must be false where reference is null",
     "methods: {full: {}}\nsizes: {s: {methods: {}}}": "sizes.s.methods is not a setting of a size",
-    "methods: {full: {}, a b: {}, a-b: {}}": "methods must be told apart by letters and digits, got ['a b', 'a-b']",
+    "methods: {full: {}, a b: {}, a-b: {}}": "methods must be distinguishable by letters and digits, "
+    "got ['a b', 'a-b']",
     "methods: {full: {}, 0.5: {}}": "methods must be named with text, got 0.5; put it into quotes",
     "methods: {full: {}, null: {}}": "methods must be named with text, got None",
     'methods: {full: {}, "a\\nb": {}}': "methods must be named in a line of at most 120 characters, got 'a\\nb'",
@@ -271,7 +272,7 @@ def test_a_size_is_named_where_there_are_any(suite):
 
 
 def test_a_run_file_is_not_a_suite(root):
-    with pytest.raises(ConfigError, match="advcore run does it"):
+    with pytest.raises(ConfigError, match="use advcore run"):
         load(root / EXPERIMENT)
 
 
@@ -354,6 +355,15 @@ def test_a_record_of_other_settings_is_not_the_suites(root):
     assert "does not know" in list_differences(RunRecord(**raw), run.config)[0]
 
 
+def test_a_size_may_leave_out_baselines_that_the_suite_adds(suite):
+    sizes = "sizes: {small: {baselines: {fat: false}}, none: {baselines: false}, full: {}}"
+    text = f"methods: {{full: {{selection: null}}}}\n{sizes}\n"
+    assert "fat" in suite(text, "full").added and "fat" not in suite(text, "small").added
+    assert "random" in suite(text, "small").added and suite(text, "none").added == ()
+    with pytest.raises(ConfigError, match="sizes.small.baselines.fatt is none; did you mean 'fat'"):
+        suite(text.replace("{fat:", "{fatt:"), "small")
+
+
 def test_every_suite_of_the_papers_resolves_in_every_size(root):
     paths = sorted((root / "benchmarks/suites/papers").glob("*.yaml"))
     assert len(paths) >= 12
@@ -362,7 +372,8 @@ def test_every_suite_of_the_papers_resolves_in_every_size(root):
         assert {"small", "full"} <= raw["sizes"].keys() and raw["name"] == path.stem
         for size in raw["sizes"]:
             suite = load(path, size)
-            assert list(resolve_methods(suite)) == list(expand_grids(raw)) and suite.added == list_added(None)
+            assert list(resolve_methods(suite)) == list(expand_grids(raw)) and "random" in suite.added
+            assert suite.added == list_added(None) or size == "small"
 
 
 def test_the_suite_in_the_page_is_one(root, tmp_path):

@@ -137,7 +137,7 @@ def test_changes_beside_a_suites_own_records_need_another_folder(suite):
     with pytest.raises(ConfigError, match="--out must be given with --set training.epochs"):
         bench.check_suite(suite(), overrides=["training.epochs=4"])
     assert bench.check_suite(suite(), overrides=["device=cpu", "data.workers=1"]).folder.name == "toy"
-    with pytest.raises(ConfigError, match="--set seed changes nothing in a suite"):
+    with pytest.raises(ConfigError, match="--set seed has no effect in a suite"):
         bench.check_suite(suite(), overrides=["seed=4"])
 
 
@@ -343,7 +343,7 @@ def test_the_command_runs_compares_and_leaves_with_3_where_a_run_failed(advcore,
     assert "failed: 1 run; rerun the same command to try again" in told and "checkpoint best" in told
     monkeypatch.setattr(engines, "choose_engine", lambda name, jobs: partial(engines.run_locally, jobs=jobs, work=stub))
     code, told, _ = advcore("bench", path, "--out", out)
-    assert code == 0 and "16 runs, 15 done before" in told
+    assert code == 0 and "16 runs, 15 already done" in told
     code, told, _ = advcore("bench", path, "--out", out, "--table")
     assert code == 0 and all(f"table.{end}" in told for end in ("md", "tex", "csv", "html"))
     rows = list(csv.DictReader((out / "table.csv").read_text().splitlines()))

@@ -138,7 +138,7 @@ def test_scores_that_are_made_once_are_of_one_split(write_suite):
     with pytest.raises(ConfigError) as caught:
         bench.check_suite(write_suite(METHODS + "vary_split: true\n"))
     (line,) = caught.value.lines
-    assert line.startswith("vary_split must be false beside scores_of, got True; scores_of (EasyCore, EasyCore, per")
+    assert line.startswith("vary_split must be false with scores_of, got True; scores_of (EasyCore, EasyCore, per")
 
 
 @pytest.mark.slow

@@ -142,7 +142,7 @@ def test_records_made_with_another_content_of_a_plug_in_are_told_of(prepared, tm
         caplog.clear()
         bench.collect_results(prepared)
     (line,) = [entry.getMessage() for entry in caplog.records]
-    assert line.startswith(f"net.py has changed since the run was made with it: sha256 {'0' * 12}, now ")
+    assert line.startswith(f"net.py has changed since the run was started: sha256 {'0' * 12}, now ")
 
 
 def attempt_with_costs(run, folder, **more) -> Outcome:

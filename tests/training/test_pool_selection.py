@@ -153,7 +153,7 @@ def refuse(made, model, train) -> str:
 def test_what_cannot_choose_from_a_pool_is_refused_in_a_line(model, source, both):
     compressed = Schedule(epochs=4, budget=0.25)
     assert refuse(trainer(GradMatch(), schedule=compressed), model, both).startswith(
-        "selection.schedule must be 'pool' beside data.pool, got 'compressed'; "
+        "selection.schedule must be 'pool' with data.pool, got 'compressed'; "
     )
     assert refuse(trainer(GradMatch()), model, source) == (
         "selection.schedule must be 'compressed' or 'acs' without data.pool, got 'pool'; name a pool"
@@ -163,9 +163,9 @@ def test_what_cannot_choose_from_a_pool_is_refused_in_a_line(model, source, both
         "selection.target must be 'train' or 'validation' without data.pool, got 'real'"
     )
     blocks = trainer(GradMatch(), selection={"partition": "per_batch"})
-    assert refuse(blocks, model, both).startswith("selection.partition must be one of single images beside data.pool")
+    assert refuse(blocks, model, both).startswith("selection.partition must be one of single images with data.pool")
     caught = trainer(GradMatch(), selection={"rows_from": "training", "attack": ATTACK})
-    assert refuse(caught, model, both).startswith("selection.rows_from must be 'attack' beside data.pool")
+    assert refuse(caught, model, both).startswith("selection.rows_from must be 'attack' with data.pool")
     scored = trainer(SOLVERS["by_score"](), probe_epochs=1)
     assert refuse(scored, model, both).startswith("selection.solver.scores must be a file for scores over epochs")
     three = Resident(source._images[source.labels() < 3], source.labels()[source.labels() < 3])

@@ -207,5 +207,5 @@ def test_weights_that_a_batch_would_undo_are_refused():
 
 
 def test_a_pool_is_refused(model, source):
-    with pytest.raises(ConfigError, match="data.pool must be null beside a rule that leaves examples out"):
+    with pytest.raises(ConfigError, match="data.pool must be null with a rule that leaves examples out"):
         trainer().fit(model, Pooled(source, source, share=0.5))

@@ -118,5 +118,5 @@ def test_a_start_outside_the_run_is_one_line(start):
 
 
 def test_two_averages_are_one_line():
-    with pytest.raises(ConfigError, match=r"^swa must be null beside ema, got .*; choose one average$"):
+    with pytest.raises(ConfigError, match=r"^swa must be null with ema, got .*; choose one average$"):
         build_trainer(ema=0.9)

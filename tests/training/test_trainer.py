@@ -226,7 +226,7 @@ def test_bad_settings_name_themselves_and_their_value(setting, value):
 def test_a_ramp_has_one_length():
     with pytest.raises(ConfigError) as error:
         trainer(eps_ramp=2, eps_ramp_share=0.5)
-    line = "eps_ramp_share must be 0 beside eps_ramp, got 0.5; one of them says how long the ramp is"
+    line = "eps_ramp_share must be 0 with eps_ramp, got 0.5; one of them says how long the ramp is"
     assert str(error.value) == line
 
 
@@ -300,5 +300,5 @@ def test_what_is_given_once_and_wrong_is_one_line(given, line):
 
 
 def test_a_solver_beside_a_selector_is_refused():
-    with pytest.raises(ConfigError, match="^solver must be left out beside a selector, which has one, got 'craig'$"):
+    with pytest.raises(ConfigError, match="^solver must be left out with a selector, which has one, got 'craig'$"):
         dataclasses.replace(trainer(GradMatch()), solver="craig")
