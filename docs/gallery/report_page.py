@@ -1,8 +1,8 @@
 """A report page
 
 `advcore report RUN` writes one HTML page about a run: accuracies with their intervals, cost, learning curves, every
-selection with its gradient error beside that of random subsets, weights, classes, and images with the highest and
-lowest weights. It loads nothing from elsewhere and follows the reader's light or dark scheme. [Reading a
+selection with its gradient error and that of random subsets, weights, classes, and images with the highest and lowest
+weights. It loads nothing from elsewhere and follows the reader's light or dark scheme. [Reading a
 report](../report.md) explains it section by section.
 
 Here a short run of `experiments/trades_gradmatch.yaml` is reported, in Python; on the command line it is `advcore
