@@ -37,12 +37,12 @@ charts = dict(re.findall(r"<figcaption>(.*?)</figcaption>\s*(?:<div class=\"narr
 titles = {
     "Accuracy on validation": "Accuracy on validation examples",
     "Gradient error": "Gradient error of coresets and of random subsets",
-    f"Weights of the selection at {record.selections[-1]['epoch']}": "Weights of the last selection",
+    "Weights of the selection": "Weights of the last selection",
     "Grey bars": "Classes in the data and in coresets",
 }
 parts = []
 for i, (start, title) in enumerate(titles.items()):
-    chart = next(chart for caption, chart in charts.items() if caption.startswith(start))
+    chart = [chart for caption, chart in charts.items() if caption.startswith(start)][-1]
     x, y = 20 + 370 * (i % 2), 28 + 240 * (i // 2)
     parts.append(f'<text x="{x}" y="{y - 8}">{title}</text><svg x="{x}" y="{y}" width="340" height="200"{chart}</svg>')
 head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 740 490" font-family="system-ui, sans-serif">'
