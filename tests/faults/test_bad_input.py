@@ -423,7 +423,7 @@ def test_a_path_without_the_data_is_refused_by_name(name, path, monkeypatch, tmp
 @pytest.mark.parametrize(
     "x, y, told",
     [
-        (torch.rand(12, 3, 8, 8), torch.arange(12) % 4, ["(3, 8, 8)", "takes", "1 channels"]),
+        (torch.rand(12, 3, 8, 8), torch.arange(12) % 4, ["(3, 8, 8)", "raises", "1 channels"]),
         (torch.rand(12, 1, 8, 8), torch.arange(12) % 5, ["0..3", "got 4", "example 4"]),
         (torch.rand(12, 1, 8, 8), torch.arange(12) % 4 - 1, ["got -1", "example 0"]),
         (torch.cat([torch.rand(11, 1, 8, 8), torch.full((1, 1, 8, 8), 2.0)]), torch.arange(12) % 4, ["image 11", "2"]),
