@@ -61,7 +61,7 @@ class Estimate:
 class Comparison:
     """An estimate among others on a page.
 
-    estimate : by itself.
+    estimate : the mean difference and its test, uncorrected.
     corrected : the p-value after Holm's correction. among : how many comparisons the page tests.
     """
 
@@ -71,7 +71,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Return "beats", "below" or, where the two cannot be told apart, "level"."""
+        """Return "beats", "below" or, where the two cannot be distinguished, "level"."""
         if self.corrected > LEVEL:
             return "level"
         if self.estimate.mean > 0:
@@ -84,7 +84,7 @@ def estimate_mean(differences: Sequence[Difference]) -> Estimate:
 
     Differences of one seed share initial weights and the order of batches, those of one data split share examples. So
     each seed counts once, by the mean of its differences, and the test is over these means, with one degree of freedom
-    less than there are seeds. Where splits have seeds of their own, each split counts once instead. Where the same
+    less than there are seeds. Where splits have their own seeds, each split counts once instead. Where the same
     seeds run on several splits, the variances over seeds and over splits are added and the smaller number of degrees
     of freedom is taken: too careful rather than too bold. Clusters that all have the same mean tell nothing of how runs
     vary, and are not tested.

@@ -152,8 +152,8 @@ From the committed records of the suites `reattack-mnist` and `reattack-cifar10`
 benchmarks/suites/NAME.yaml`). Of each batch a share rho takes a new step from its remembered perturbation, chosen at
 random, by the lowest p_y at the last visit or by the oldest perturbation; the others are trained on their remembered
 adversarial images. All rows have the same compute unless they say otherwise. Two things come with such a rule and
-have to be separated from it: more updates for the same compute, and perturbations that are weak early in training. So there are
-rows with as many updates, and rows that attack everyone in a ball that grows.
+have to be separated from it: more updates for the same compute, and perturbations that are weak early in training.
+So there are rows with as many updates, and rows that attack everyone in a ball that grows.
 """
 FREE_ROWS_HEAD = """# Rows for free, and whether they pay
 
