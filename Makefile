@@ -21,6 +21,7 @@ pages: $(READY)
 	$(BIN)/python benchmarks/pages
 	$(BIN)/python docs/site/settings_page.py
 	$(BIN)/python docs/site/architecture.py
+	$(BIN)/python docs/site/gallery.py
 	$(BIN)/python docs/site/badges.py
 	$(BIN)/python tests/faults/cases.py
 

@@ -20,7 +20,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 def written() -> list[Path]:
     return [
         path
-        for folder in ("", "docs", "benchmarks", "benchmarks/papers")
+        for folder in ("", "docs", "docs/gallery", "benchmarks", "benchmarks/papers")
         for path in sorted((ROOT / folder).glob("*.md"))
     ]
 

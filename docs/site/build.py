@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote
 
-from contents import API, FIRST, LANDING, NAV, ROOT, found_pages, pages
+from contents import API, FIRST, LANDING, NAV, NOTEBOOKS, ROOT, found_pages, pages
 from docstrings import example, known_names, page
+from gallery import render_notebook
 from glossary import link, terms
 
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
@@ -38,7 +39,7 @@ def tocs(nav: dict[str, dict[str, str]]) -> str:
 def stage(folder: Path) -> None:
     """Write the first page, all other pages, the files that they show or link to, and the API pages into `folder`."""
     api = {"api/advcore": "advcore"} | {f"api/{name}": title for name, title in API.items()}
-    nav = NAV | found_pages() | {"API": api}
+    nav = NAV | found_pages() | {"Gallery": NAV["Gallery"] | NOTEBOOKS} | {"API": api}
     landing = moved(staged_text(LANDING), LANDING).replace(*TO_API)
     _put(folder / "index.md", f"{WIDE}{landing}\n\n{tocs(nav)}\n")
     for name in pages():
@@ -46,6 +47,11 @@ def stage(folder: Path) -> None:
             _put(folder / f"{name}.md", staged_text(name))
         for target in _files_linked(ROOT / f"{name}.md"):
             _put(folder / target.relative_to(ROOT), target)
+    for name in NOTEBOOKS:
+        text, pictures = render_notebook(ROOT / f"{name}.ipynb")
+        _put(folder / f"{name}.md", text)
+        for file, content in pictures.items():
+            (folder / name).with_name(file).write_bytes(content)
     known = known_names(API)
     for name, title in API.items():
         _put(folder / f"api/{name}.md", page(title, name, known))
@@ -57,6 +63,7 @@ def staged_text(name: str) -> str:
     text = link((ROOT / f"{name}.md").read_text(), name, terms())
     first = posixpath.relpath("index.md", posixpath.dirname(name) or ".")
     landing = posixpath.relpath(f"{LANDING}.md", posixpath.dirname(name) or ".")
+    text = re.sub(r"(\]\(\S+)\.ipynb\)", r"\1.md)", text)  # the site has a page of each notebook
     return text.replace(f"]({landing})", f"]({first})")
 
 

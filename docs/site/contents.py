@@ -21,6 +21,17 @@ NAV = {
         "docs/integration": "Use other tools",
         "docs/reproducing": "Reproduce these pages",
     },
+    "Gallery": {
+        "docs/gallery/index": "Gallery",
+        "docs/gallery/attacked_images": "Attacked images",
+        "docs/gallery/craig": "What CRAIG keeps",
+        "docs/gallery/gradmatch_weights": "The weights of GradMatch",
+        "docs/gallery/easiest_and_hardest": "Easiest and hardest images",
+        "docs/gallery/catastrophic_overfitting": "Catastrophic overfitting",
+        "docs/gallery/headroom": "Headroom over training",
+        "docs/gallery/report_page": "A report page",
+        "docs/gallery/pareto": "A Pareto picture",
+    },
     "Explanation": {
         "docs/method": "The method",
         "docs/choosing": "Choosing a selector",
@@ -48,6 +59,8 @@ NAV = {
     },
 }
 """Pages and their short titles by caption, below the first page; those of benchmarks/ and of the root folder follow."""
+NOTEBOOKS = {"docs/notebooks/first_coreset": "Notebook: your first coreset"}
+"""Notebooks, listed with the gallery."""
 API = {
     "adversary": "Attacking a batch",
     "selection": "Selection",

@@ -1,0 +1,50 @@
+"""A report page
+
+`advcore report RUN` writes one HTML page about a run: accuracies with their intervals, cost, learning curves, every
+selection with its gradient error beside that of random subsets, weights, classes, and images with the highest and
+lowest weights. It loads nothing from elsewhere and follows the reader's light or dark scheme. [Reading a
+report](../report.md) explains it section by section.
+
+Here a short run of `experiments/trades_gradmatch.yaml` is reported, in Python; on the command line it is `advcore
+run` and `advcore report`. [The page that it wrote](report_page.html) opens in a browser; four of its charts are
+below.
+"""
+
+import re
+import tempfile
+from pathlib import Path
+
+from advcore.config.load import load
+from advcore.export.report import report
+from advcore.run.prepare import prepare
+from advcore.run.run import run
+
+changes = ["training.epochs=10", "model.width=8", "attack.steps=3", "attack.step_size=0.05", "selection.period=2"]
+changes += ["name=report_page", "evaluation.attacks.0.steps=10", "evaluation.attacks.0.restarts=1"]
+config = load(Path(__file__).parents[2] / "experiments" / "trades_gradmatch.yaml", changes)
+with tempfile.TemporaryDirectory() as folder:
+    record = run(prepare(config), Path(folder, "run"))
+    page = report(Path(folder, "run"), Path("report_page.html"), images=4).read_text()
+
+robust = record.final["last"]["attacks"][0]
+print(f"robust {robust['accuracy']:.1%} of {robust['n']} test images, {len(record.selections)} selections")
+assert all(entry["gradient_error"] < entry["gradient_error_random"] for entry in record.selections)
+
+# Four of the page's charts, in its own colours for both schemes.
+style = re.search(r"<style>(.*?)</style>", page, re.S)[1]
+style = style[: style.index("* {")] + style[style.index("svg text") : style.index(".gallery {")]
+charts = dict(re.findall(r"<figcaption>(.*?)</figcaption>\s*(?:<div class=\"narrow\">)?<svg(.*?)</svg>", page, re.S))
+titles = {
+    "Accuracy on validation": "Accuracy on validation examples",
+    "Gradient error": "Gradient error of coresets and of random subsets",
+    f"Weights of the selection at {record.selections[-1]['epoch']}": "Weights of the last selection",
+    "Grey bars": "Classes in the data and in coresets",
+}
+parts = []
+for i, (start, title) in enumerate(titles.items()):
+    chart = next(chart for caption, chart in charts.items() if caption.startswith(start))
+    x, y = 20 + 370 * (i % 2), 28 + 240 * (i // 2)
+    parts.append(f'<text x="{x}" y="{y - 8}">{title}</text><svg x="{x}" y="{y}" width="340" height="200"{chart}</svg>')
+head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 740 490" font-family="system-ui, sans-serif">'
+background = '<rect width="740" height="490" fill="var(--paper)"/>'
+Path("report_page.svg").write_text(f"{head}<style>{style}</style>{background}{''.join(parts)}</svg>\n")
