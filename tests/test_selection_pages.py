@@ -53,6 +53,13 @@ def test_a_loss_is_never_called_a_gain(pages):
 
 def test_without_runs_there_is_no_verdict(pages):
     assert pages.judge_reattack(TITLE, {}) == "too few runs so far"
+    assert pages.list_verdicts(TITLE, pages.REATTACK, {}) == ["- There are too few runs for a test so far."]
+
+
+def test_what_was_tested_and_is_level_is_said_to_be_so(pages):
+    tested = compare(pages, {pages.LOW: 0})
+
+    assert pages.list_verdicts(TITLE, pages.REATTACK, tested) == ["- Nothing differs beyond chance."]
 
 
 @pytest.mark.parametrize(("slope", "says"), [(-1, "predicts"), (1, "does not predict")])

@@ -120,6 +120,8 @@ def _any_beats(tested: Tested, title: str, questions: Sequence[str]) -> bool:
 
 def list_verdicts(title: str, questions: Mapping[str, Pairs], tested: Tested) -> list[str]:
     """Return one line per question of a section that was answered beyond chance."""
+    if not any((title, question) in tested for question in questions):
+        return ["- There are too few runs for a test so far."]
     lines = []
     for question in questions:
         comparison = tested.get((title, question))
@@ -187,7 +189,7 @@ def study_text(
     lines = [head, *verdicts, "", "In short, checkpoint `last`:", ""]
     for title, found in sections.items():
         lines += [f"{title} ({describe_seeds(found)}):", "", *list_verdicts(title, questions, tested), ""]
-    lines += [explain_test(tested.values()), ""]
+    lines += [explain_test(tested.values()), ""] if tested else []
     for title, found in sections.items():
         lines += section(title, found, questions, tested, reference)
     return "\n".join(lines)
