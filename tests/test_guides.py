@@ -160,6 +160,8 @@ def test_each_page_links_the_first_use_of_a_term_and_nothing_inside_code(script)
     assert linked == text.replace("Effective\nsize", "[Effective\nsize](glossary.md#effective-sample-size)")
     assert glossary.link(linked, "docs/page", [entry]) == linked
     assert "(../docs/glossary.md#effective" in glossary.link("An effective size.", "benchmarks/page", [entry])
+    picture = "[![a picture](effective-size.png)](effective size.md)"
+    assert glossary.link(picture, "docs/page", [entry]) == picture
     (silent,) = glossary._read("### row\n<!-- linked: -->\n\nText.\n")
     assert silent.phrases == () and glossary.link("a row", "docs/page", [silent]) == "a row"
 

@@ -72,6 +72,10 @@ def _note_checks(record: RunRecord) -> list[Note]:
     evaluations = list(record.final.values())
     if record.config.get("evaluation", {}).get("checks") is False:
         return [Note("The reliability checks were switched off.", "warning")]
+    flags = tables.list_run_flags(record)
+    if flags:
+        text = f"{format_count(len(flags), 'flag')}, shown above: do not trust the accuracies before that is explained."
+        return [Note(text, "flag")]
     is_sound = evaluations and all(evaluation["flags"] == [] for evaluation in evaluations)
     return note_if(is_sound, "All reliability checks passed.", "good")
 

@@ -1,9 +1,9 @@
 """A report page
 
-`advcore report RUN` writes one HTML page about a run: accuracies with their intervals, cost, learning curves, every
-selection with its gradient error beside that of random subsets, weights, classes, and images with the highest and
-lowest weights. It loads nothing from elsewhere and follows the reader's light or dark scheme. [Reading a
-report](../report.md) explains it section by section.
+`advcore report RUN` writes one HTML page about a run: a summary that can be read out, accuracies with their intervals,
+images with the highest and lowest weights, cost, learning curves, every selection with its gradient error next to that
+of random subsets, weights and classes. It loads nothing from elsewhere and follows the reader's light or dark scheme.
+[Reading a report](../report.md) explains it section by section.
 
 Here a short run of `experiments/trades_gradmatch.yaml` is reported, in Python; on the command line it is `advcore
 run` and `advcore report`. [The page that it wrote](report_page.html) opens in a browser; four of its charts are
@@ -33,7 +33,8 @@ assert all(entry["gradient_error"] < entry["gradient_error_random"] for entry in
 # Four of the page's charts, in its own colours for both schemes.
 style = re.search(r"<style>(.*?)</style>", page, re.S)[1]
 style = style[: style.index("* {")] + style[style.index("svg text") : style.index(".gallery {")]
-charts = dict(re.findall(r"<figcaption>(.*?)</figcaption>\s*(?:<div class=\"narrow\">)?<svg(.*?)</svg>", page, re.S))
+figures = re.findall(r'<div class="narrow"><svg(.*?)</svg></div>.*?<figcaption>(.*?)</figcaption>', page, re.S)
+charts = {caption: chart for chart, caption in figures}
 titles = {
     "Accuracy on validation": "Accuracy on validation examples",
     "Gradient error": "Gradient error of coresets and of random subsets",

@@ -15,7 +15,8 @@ from contents import ROOT
 GLOSSARY = "docs/glossary"
 _ENTRY = re.compile(r"^### (.+)\n(?:\n?<!-- linked: ?(.*?) ?-->\n)?", re.M)
 _SKIPPED = re.compile(
-    r"^(?:```|~~~).*?^(?:```|~~~)$|^#.*?$|^\|(?=[ -:|]*$).*?$|<!--.*?-->|`[^`\n]+`|!?\[[^\]]*\]\([^)]*\)|<[^>\n]+>",
+    r"^(?:```|~~~).*?^(?:```|~~~)$|^#.*?$|^\|(?=[ -:|]*$).*?$|<!--.*?-->|`[^`\n]+`"
+    r"|!?\[[^\]]*\]\([^)]*\)|\]\([^)]*\)|<[^>\n]+>",
     re.S | re.M,
 )
 """Code, headings, comments, links and tags: nothing in them becomes a link."""

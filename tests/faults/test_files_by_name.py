@@ -280,7 +280,10 @@ SHARDS = {
     "one begun": ([*name_shards("train", [0], 2), "train-00001-of-00002.parquet.incomplete"], "train-00001-of-00002"),
     "two sets": ([*name_shards("train", [0], 1), *name_shards("train", [0, 1], 2)], "00001 and train-*-of-00002"),
     "numbered and not": (["train-00000-of-00001.parquet", "train.parquet"], "got both, such as ['train.parquet']"),
-    "a file more": ([*name_shards("train", [0, 1], 2), "train-extra.parquet"], "got ['train-extra.parquet'] beside"),
+    "a file more": (
+        [*name_shards("train", [0, 1], 2), "train-extra.parquet"],
+        "got both, such as ['train-extra.parquet']",
+    ),
     "twice": (["train-00000-of-00001-aa.parquet", "train-00000-of-00001-bb.parquet"], "each once, got [0, 0]"),
 }
 

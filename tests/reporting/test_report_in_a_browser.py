@@ -125,7 +125,8 @@ def test_a_page_can_be_read(driver, pages, tmp_path, name, width, scheme):
 SCREENS = [(width, scheme) for width in (390, 1280) for scheme in ("light", "dark")]
 _BOXES = """
 const boxes = e => { const b = e.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]; };
-return [...document.querySelectorAll(arguments[0])].filter(e => e.getClientRects().length).map(boxes);
+const isShown = e => e.checkVisibility() && e.getClientRects().length;
+return [...document.querySelectorAll(arguments[0])].filter(isShown).map(boxes);
 """
 
 
@@ -164,7 +165,7 @@ def test_a_table_that_scrolls_says_so_and_no_other_does(driver, pages, name, wid
     assert seen and all(scrolls == visible == sized for scrolls, visible, sized, _ in seen), seen
     assert {words for scrolls, *_, words in seen if scrolls} <= {"Scroll sideways for more columns →"}
     assert any(scrolls for scrolls, *_ in seen) or width == 1280
-    assert not all(scrolls for scrolls, *_ in seen) or name == "suite"
+    assert not all(scrolls for scrolls, *_ in seen) or name != "full"
 
 
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)
@@ -186,7 +187,7 @@ def test_images_are_large_and_their_perturbation_is_beside_them(driver, pages, w
     shown = boxes(driver, "#images img")
     assert len(shown) == 2 * 3 * 3  # three examples of the highest and of the lowest weights; the others are folded
     for image, attacked_image, perturbation in zip(shown[::3], shown[1::3], shown[2::3], strict=True):
-        assert image[2] - image[0] >= (95 if width < 600 else 150)
+        assert image[2] - image[0] >= (98 if width < 600 else 150)
         assert image[2] <= attacked_image[0] and attacked_image[2] <= perturbation[0]
         assert image[1] == attacked_image[1] == perturbation[1] and perturbation[2] <= width
 

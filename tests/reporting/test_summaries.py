@@ -68,6 +68,10 @@ def test_what_to_bear_in_mind_is_in_the_record():
     ]
     assert ("warning", "1 event; see the section on events.") in read()
     flagged = {"last": final(0.9, 0.7, "masked: flat"), "best": final(0.9, 0.7)}
+    assert read(final=flagged)[0] == (
+        "flag",
+        "1 flag, shown above: do not trust the accuracies before that is explained.",
+    )
     assert "good" not in dict(read(final=flagged))
     switched_off = ("warning", "The reliability checks were switched off.")
     assert switched_off in read(config={"evaluation": {"checks": False}})
