@@ -74,7 +74,7 @@ def test_a_picture_can_be_read_on_light_and_on_dark(path):
 
     image = Image.open(path).convert("RGBA")
     corners = [image.getpixel((x, y))[3] for x in (0, image.width - 1) for y in (0, image.height - 1)]
-    assert corners == [0, 0, 0, 0]
+    assert max(corners) <= 2  # of 255: thumbnails have few colours
     style = (GALLERY / "both.mplstyle").read_text()
     assert style.count("7f858d") >= 7
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from packaging.requirements import Requirement
 from PIL import Image
 
 from advcore import __version__
 from advcore.cli import experiments
+from advcore.config.yaml_reader import read
 from advcore.reporting.record import SCHEMA, UNSEALED
 from advcore.suggestions import suggest_nearest
 
@@ -39,7 +39,7 @@ def read_requirements(text: str) -> list[Requirement]:
 def test_the_version_stands_everywhere(root):
     changelog = (root / "CHANGELOG.md").read_text()
     versions = re.findall(r"^## \[(\d[^\]]*)\] - (\d{4}-\d{2}-\d{2})$", changelog, re.M)
-    citation = yaml.safe_load((root / "CITATION.cff").read_text())
+    citation = read(root / "CITATION.cff")
     assert versions[0] == (__version__, str(citation["date-released"])) and citation["version"] == __version__
     assert [version for version, _ in versions] == ["0.2.0", "0.1.0"]
     assert not {"url", "doi", "repository-code"} & set(citation)
@@ -149,12 +149,12 @@ def test_the_container_names_no_index(root):
 
 def test_forms_and_hooks_can_be_read(root):
     for path in (root / ".github/ISSUE_TEMPLATE").glob("*.yml"):
-        form = yaml.safe_load(path.read_text())
+        form = read(path)
         if path.name != "config.yml":
             assert {"name", "description", "body"} <= set(form)
             names = [part["id"] for part in form["body"]]
             assert len(set(names)) == len(names)
-    hooks = yaml.safe_load((root / ".pre-commit-config.yaml").read_text())
+    hooks = read(root / ".pre-commit-config.yaml")
     assert [repository["repo"] for repository in hooks["repos"]] == ["local"]
     assert [hook["id"] for hook in hooks["repos"][0]["hooks"]] == ["ruff-check", "ruff-format", "mypy"]
 

@@ -23,7 +23,7 @@ def measure_wrong(suite: str, file: str) -> float:
     device = torch.device("cpu")
     data = build.load_data(config, build.build_trainer(config), device)
     labelled, _ = label_pool(config, data, device)
-    truth = torch.from_numpy(np.load(FOLDER / file)["label"])
+    truth = torch.from_numpy(np.load(FOLDER / file, allow_pickle=False)["label"])
     return float((labelled.train.pool.labels().cpu() != truth).float().mean())
 
 

@@ -69,7 +69,7 @@ def test_images_and_labels_are_those_of_each_key(shards, monkeypatch, limit, kin
 
 def test_without_labels_a_teacher_is_needed(shards):
     write(shards / "a-2.tar", pair(0)[:1])
-    with pytest.raises(DataError, match=r"^data.pool: .*a-2.tar must hold a label part/0000.cls beside part/0000.png"):
+    with pytest.raises(DataError, match=r"^data.pool: .*a-2.tar must hold a label part/0000.cls next to part/0000.png"):
         load(shards)
     assert load(shards, labels="pseudo", teacher="net.pt").labels().tolist() == [0] * 7
 

@@ -243,7 +243,7 @@ def test_without_checks_nothing_is_claimed():
     "attack, words",
     [
         (LinfPGD(eps=0.05, steps=5), "takes 5 steps"),
-        (LinfPGD(eps=0.05, steps=1, step_size=0.2), "takes 1 step, of at least 10"),
+        (LinfPGD(eps=0.05, steps=1, step_size=0.2), "takes 1 step, fewer than 10"),
         (LinfPGD(eps=0.05, steps=20, step_size=0.001), "reaches 0.4 eps"),
         (L2PGD(eps=0.5, steps=20, step_size=0.01), "reaches 0.4 eps"),
     ],

@@ -295,7 +295,7 @@ def test_training_says_it_once_in_an_event(easy):
     settings = {"schedule": Schedule(epochs=3), "optimizer": SGD(lr=1e-6), "batch_size": 16}
     trained = trainer(**settings).fit(net, easy, easy, seed=0)
     assert [(event["epoch"], event["kind"]) for event in trained.events] == [(0, "underflow")]
-    assert "too small for the model's float16" in trained.events[0]["event"]
+    assert "underflow to 0 in the model's float16" in trained.events[0]["event"]
 
 
 def test_the_look_counts_no_pass(easy):

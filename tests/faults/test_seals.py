@@ -364,7 +364,7 @@ def test_a_run_with_changed_verdicts_evaluates_anew_with_a_word(advcore, root, f
     rewrite(run / "record.json", lambda record: record.update(finished=False, final={}))
     flip(run / "checkpoints/last-verdicts.npz", 0.3)
     assert advcore(*arguments(root, run))[0] == 0
-    assert "last-verdicts.npz is damaged" in caplog.text and "evaluating last anew" in caplog.text
+    assert "last-verdicts.npz is damaged" in caplog.text and "evaluating last again" in caplog.text
     assert RunRecord.load(run / "record.json").final == RunRecord.load(folder / "finished/record.json").final
 
 

@@ -47,7 +47,7 @@ def test_selections_that_make_a_run_dearer_than_full_training_are_named_with_the
     found = plan("training.epochs=8", "selection.budget=0.9", "selection.period=1")
     assert found.relative_cost > 1 and found.text.endswith("of full training; full training is cheaper")
     told = found.notes["cost"]
-    share = float(re.search(r"([\d.]+) into 4 selections \(22 passes for each of 144 training examples\)", told)[1])
+    share = float(re.search(r"([\d.]+) for 4 selections \(22 passes for each of 144 training examples\)", told)[1])
     assert 0 < found.relative_cost - share < 1 and "training steps" not in told
     for way in ("a longer selection.period", "fewer steps in selection.attack", "more training.epochs"):
         assert way in told
