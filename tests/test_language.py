@@ -42,6 +42,8 @@ INSTEAD = {
     r"\bmend(s|ed|ing)?\b": "fix, repair",
     r"\b(lent|lend(s|ing)?)\b": "say what is restored",
     r"\b(choosing|selecting|it) (can|cannot) pay\b|\b(choosing|selecting) pays\b": "selection is worth its cost",
+    r"\bforetells?\b": "predict",
+    r"\b(front|runs?|page|row)s? before AutoAttack\b": "under AutoAttack",
     r"\bof ours\b": "advcore's",
     r"\bfor nobody else\b": "private",
     r"\b(one|a user|you) would (do|pick) instead\b": "name the baselines: random subsets, fewer epochs",
@@ -53,10 +55,11 @@ INSTEAD = {
 }
 """A phrase as a regular expression, and what to say in its place."""
 
-NOT_YET: dict[str, int] = {
-    "advcore/reporting": 6,
-}
-"""Files and folders with at most so many such phrases left: lowered as they are rewritten, and never raised."""
+FILES = (
+    *("advcore/**/*.py", "tools/*.py", "benchmarks/pages/*.py", "benchmarks/measure/*.py"),
+    *("experiments/**/*.yaml", "benchmarks/suites/**/*.yaml", "benchmarks/published.yaml"),
+    *("*.md", "docs/*.md", "benchmarks/*.md", "benchmarks/papers/*.md"),
+)
 
 
 def read_strings(path: Path) -> Iterator[str]:
@@ -97,13 +100,7 @@ def list_phrases(text: str) -> list[str]:
 
 
 def list_files() -> list[Path]:
-    patterns = ("advcore/**/*.py", "experiments/**/*.yaml", "benchmarks/suites/**/*.yaml", "docs/*.md", "*.md")
-    return sorted(path for pattern in patterns for path in ROOT.glob(pattern))
-
-
-def find_allowance(path: str) -> str | None:
-    """Return the entry of NOT_YET that a file falls under."""
-    return next((entry for entry in NOT_YET if path == entry or path.startswith(f"{entry}/")), None)
+    return sorted(path for pattern in FILES for path in ROOT.glob(pattern))
 
 
 @pytest.fixture(scope="module")
@@ -116,16 +113,7 @@ def phrases() -> dict[str, list[str]]:
 
 
 def test_texts_say_it_plainly(phrases):
-    assert {path: lines for path, lines in phrases.items() if lines and find_allowance(path) is None} == {}
-
-
-def test_what_is_left_does_not_grow(phrases):
-    counts = dict.fromkeys(NOT_YET, 0)
-    for path, lines in phrases.items():
-        entry = find_allowance(path)
-        if entry is not None:
-            counts[entry] += len(lines)
-    assert {entry: count for entry, count in counts.items() if count > NOT_YET[entry]} == {}
+    assert {path: lines for path, lines in phrases.items() if lines} == {}
 
 
 @pytest.mark.parametrize(
@@ -147,6 +135,7 @@ def test_what_is_left_does_not_grow(phrases):
         "an attack that has not a single start",
         "mend or remove it",
         "1 full epochs",
+        "what the scores foretell",
     ],
 )
 def test_each_kind_is_recognised(sentence):

@@ -112,7 +112,7 @@ def test_a_page_without_records_says_so_and_still_has_the_published_numbers(pape
     (craig,) = [row for row in read_table(page) if row["method"] == "CRAIG"]
     assert craig["clean, %: ours"] == craig["speed-up: ours, in compute"] == "not run yet"
     assert craig["robust, %: published"] == "41.45" and craig["speed-up: published"] == "1.92"
-    assert "No run is done: [schedule](../schedule.md)." in page
+    assert "No run has finished yet: [schedule](../schedule.md)." in page
 
 
 def test_our_numbers_are_means_over_runs_and_costs_relative_to_the_reference(papers, toy):

@@ -111,22 +111,25 @@ def mean_gap(found, one, other):
     return gap(found, one, other).mean
 
 
-def test_the_study_says_of_every_rule_what_stands_beside_it(root, tables):
+def test_the_study_compares_every_rule_with_its_baselines(root, tables):
     text = (root / "benchmarks/minibatch.md").read_text()
     page = tables.minibatch_page
     tested = page.test(tables.titled(tables.STUDY))
     assert len(tested) == 24 and "24 comparisons, by t-tests" in text
     for suite in tables.STUDY:
         found = tables.groups(suite)
-        for rule, others in page.BESIDE.items():
+        for rule, others in page.BASELINES.items():
             for other in others:
-                assert re.search(rf"- {rule} beside {other}.*: (better|worse|not beyond chance) ", text), (suite, rule)
+                assert re.search(rf"- {rule} compared with {other}.*: (better|worse|not beyond chance) ", text), (
+                    suite,
+                    rule,
+                )
         costs = {name: records[0].relative_cost for name, records in found.items()}
         assert costs["margin"] <= 0.45 and abs(costs["random"] - costs["margin"]) < 0.01
         for dear, fair in (("coreset", "random coreset"), ("coreset x margin", "random coreset x random")):
             assert abs(costs[dear] - costs[fair]) < 0.01
         few = next(name for name in found if name.startswith("fewer steps"))
-        for rule, others in page.BESIDE.items():  # what the page says in short
+        for rule, others in page.BASELINES.items():  # what the page says in short
             assert mean_gap(found, rule, others[0]) < 0 and mean_gap(found, rule, few) < 0
 
 
@@ -249,13 +252,13 @@ def test_what_the_pages_claim_is_what_the_corrected_tests_let_stand(root, tables
     reattack = {key[1]: claims.pop(key) for key in list(claims) if key[0] == "reattack"}
     page = tables.main_page
     composed = next(iter(page.AGAIN))
-    easycore = "EasyCore's with early scores, beside random subsets of its cost"
+    easycore = "EasyCore's coreset with early scores, compared with random subsets of the same cost"
     assert claims == {
         ("main", mnist, easycore): ("below", pytest.approx(0.0028, abs=5e-5), pytest.approx(0.047, abs=5e-4), 18),
         ("main", page.AT_BEST, composed): (
             *("below", pytest.approx(0.0022, abs=5e-5), pytest.approx(0.039, abs=5e-4), 18),
         ),
-        ("minibatch", tables.suite_of("minibatch-mnist").title, "margin beside random"): (
+        ("minibatch", tables.suite_of("minibatch-mnist").title, "margin compared with random"): (
             *("below", pytest.approx(0.0017, abs=5e-5), pytest.approx(0.040, abs=5e-4), 24),
         ),
     }
@@ -264,10 +267,10 @@ def test_what_the_pages_claim_is_what_the_corrected_tests_let_stand(root, tables
     assert recipes == {
         ("finetune", "last", trained): ("beats", pytest.approx(0.0087, abs=5e-5), pytest.approx(0.026, abs=5e-4), 3),
         ("finetune", "last", head): ("below", pytest.approx(0.0204, abs=5e-5), pytest.approx(0.041, abs=5e-4), 3),
-        ("recipes", "last", "AWP, beside as much compute in more epochs"): (
+        ("recipes", "last", "AWP, compared with the same compute in more epochs"): (
             *("below", pytest.approx(0.0095, abs=5e-5), pytest.approx(0.048, abs=5e-4), 5),
         ),
-        ("recipes", "last", "CutMix, beside FAT"): (
+        ("recipes", "last", "CutMix, compared with FAT"): (
             *("below", pytest.approx(0.0109, abs=5e-5), pytest.approx(0.048, abs=5e-4), 5),
         ),
     }

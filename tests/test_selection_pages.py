@@ -1,4 +1,4 @@
-"""The pages of what selection can pay: fresh, and their verdicts follow from the tests of the records."""
+"""The pages on where selection is worth its cost: fresh, and their verdicts follow from the tests of the records."""
 
 import dataclasses
 
@@ -31,8 +31,8 @@ def compare(pages, gains: dict[str, float]) -> dict[tuple[str, str], Comparison]
 @pytest.mark.parametrize(
     ("growing", "rule", "says"),
     [
-        (3, 2, "the selector pays"),
-        (3, 0, "a schedule, not a selector"),
+        (3, 2, "the selector is worth its cost"),
+        (3, 0, "a gain of the schedule, not of the selector"),
         (-3, 2, "no gain over the schedule"),
         (-3, 0, "no gain"),
     ],
@@ -53,10 +53,17 @@ def test_a_loss_is_never_called_a_gain(pages):
 
 def test_without_runs_there_is_no_verdict(pages):
     assert pages.judge_reattack(TITLE, {}) == "too few runs so far"
+    assert pages.list_verdicts(TITLE, pages.REATTACK, {}) == ["- There are too few runs for a test so far."]
 
 
-@pytest.mark.parametrize(("slope", "says"), [(-1, "foretells"), (1, "does not foretell")])
-def test_headroom_foretells_only_where_low_headroom_goes_with_gains(script, slope, says):
+def test_what_was_tested_and_is_level_is_said_to_be_so(pages):
+    tested = compare(pages, {pages.LOW: 0})
+
+    assert pages.list_verdicts(TITLE, pages.REATTACK, tested) == ["- Nothing differs beyond chance."]
+
+
+@pytest.mark.parametrize(("slope", "says"), [(-1, "predicts"), (1, "does not predict")])
+def test_headroom_predicts_only_where_low_headroom_goes_with_gains(script, slope, says):
     pages = script("headroom_page")
     point = pages.Point("coresets", "a suite", "GradMatch", 0.5, 0.0, 0.1)
     points = [dataclasses.replace(point, headroom=0.1 * i, gain=slope * i) for i in range(1, 9)]

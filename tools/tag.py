@@ -1,6 +1,6 @@
 """Tag a release: python tools/tag.py [--dry-run] makes the annotated tag vVERSION of the present commit.
 
-It refuses unless nothing is uncommitted; the version is the newest of CHANGELOG.md, with a date, and nothing stands
+It refuses unless nothing is uncommitted; the version is the newest of CHANGELOG.md, with a date, and nothing is listed
 under Unreleased; CITATION.cff says the same; the badges are fresh; there is no such tag; and `make test` and
 `make lint` pass. --dry-run runs all checks and makes no tag. The tag's message is the changelog's entry.
 """
@@ -57,7 +57,7 @@ def git(root: Path, *words: str) -> str:
 
 
 def main(arguments: list[str], root: Path = ROOT) -> int:
-    """Check the commit, and tag it unless this is a dry run; 1 if it is no release, 2 for a wrong argument."""
+    """Check the commit, and tag it unless this is a dry run; 1 if it cannot be released, 2 for a wrong argument."""
     if arguments not in ([], ["--dry-run"]):
         print(f"tag: the only option is --dry-run, got {' '.join(arguments)}", file=sys.stderr)
         return 2
@@ -74,7 +74,7 @@ def main(arguments: list[str], root: Path = ROOT) -> int:
         print(f"tag: v{version} can be tagged")
         return 0
     git(root, "tag", "--annotate", f"v{version}", "--message", f"advcore {version}\n\n{entry['text'].strip()}")
-    print(f"tag: v{version} is made; `git push origin v{version}` publishes it")
+    print(f"tag: v{version} has been created; `git push origin v{version}` publishes it")
     return 0
 
 

@@ -268,7 +268,7 @@ def _describe_benchmark(record: RunRecord, facts: JsonObject) -> str:
     attack = record.config["attack"] or {}
     norm = find_norm(attack)
     if _BENCHMARKS.get(name) != (*facts["shape"], facts["num_classes"]):
-        return f"{intro}; it has no such data of its own."
+        return f"{intro}; it has no such data."
     if norm not in ("Linf", "L2"):
         return f"{intro}; it has no threat model of this kind."
     eps = format_exactly(attack["eps"]) or f"{attack['eps']:.10g}"

@@ -96,7 +96,7 @@ def choose_unit(records: Sequence[RunRecord]) -> Unit:
 
 
 def explain_unit(records: Sequence[RunRecord]) -> list[str]:
-    """Return a sentence where records that count compute are shown in passes, since others beside them do not."""
+    """Return a sentence where records that count compute are shown in passes, since others on the page do not."""
     older = sum(not has_compute(record) for record in records)
     if older in (0, len(records)):
         return []

@@ -1,4 +1,4 @@
-"""What a record says about headroom: how much an unbiased choice of examples can gain at most."""
+"""What a record says about headroom: an upper bound on the gain of an unbiased choice of examples."""
 
 from advcore.reporting.record import JsonObject, RunRecord
 
@@ -21,23 +21,23 @@ def describe_headroom(record: RunRecord) -> str | None:
     return (
         f"Headroom was {headroom:.2f} in epoch {entry['epoch']}, on {trained_on}: a step's gradient has, under the "
         f"best unbiased choice of examples, {headroom:.0%} of the second moment that it has under a uniform choice, so "
-        f"choosing can save at most {1 - headroom:.0%} of the training that it serves"
+        f"selection can save at most {1 - headroom:.0%} of the training that uses it"
     )
 
 
 def judge_choosing(record: RunRecord, cost: float | None) -> str:
-    """Return in one sentence whether choosing examples can pay, by what a run recorded.
+    """Return in one sentence whether selection can be worth its cost, by what a run recorded.
 
-    cost : of the choosing, as a share of the training that it serves; None where nothing is chosen.
+    cost : of the selections, as a share of the training that uses them; None where nothing is selected.
     """
     sentence = describe_headroom(record)
     if sentence is None:
         return f"{record.name} recorded no headroom: {_explain_missing(record)}"
     if cost is None:
-        return f"{sentence}: it can pay where it costs less than that."
+        return f"{sentence}: it can be worth its cost if that is a smaller share."
     saved = 1 - find_headroom(record)
-    verdict = "can pay" if cost < saved else "cannot pay"
-    return f"{sentence}; the selections planned here cost {cost:.0%} of it, so choosing {verdict}."
+    verdict = "can" if cost < saved else "cannot"
+    return f"{sentence}; the selections planned here cost {cost:.0%} of it, so selection {verdict} be worth its cost."
 
 
 def find_headroom(record: RunRecord) -> float:

@@ -115,7 +115,7 @@ def build_table(results: Results, title: str, which: str) -> Table:
     notes = [*legend, _describe_conditions(groups, which), *_describe_costs(results)]
     notes += [*describe_columns(results.columns), *describe_scores(groups)]
     if results.without:
-        notes.append(f"The suite leaves out baselines that would be added by themselves: {', '.join(results.without)}.")
+        notes.append(f"The suite leaves out these automatic baselines: {', '.join(results.without)}.")
     return Table(f"{title}: checkpoint {which}", header, rows, notes=notes)
 
 
@@ -180,7 +180,7 @@ def _describe_costs(results: Results) -> list[str]:
     lines = []
     reference = results.reference
     if reference and reference not in groups:
-        lines.append(f"No speed-ups: {reference}, which the others are set beside, has no record.")
+        lines.append(f"No speed-ups: {reference}, which the others are compared with, has no record.")
         reference = None
     lines += spent.explain_columns(groups, reference)
     unit = costs.choose_unit(records)

@@ -14,7 +14,7 @@ from advcore.reporting.statistics import Comparison, Difference, compare_all
 Pair = tuple[str, str]
 # Costs that differ by less than this share count as equal.
 _SAME_COST = 0.1
-HEADER = ("method", "beside", "pairs", "difference, points", "p", "p, corrected", "verdict")
+HEADER = ("method", "compared with", "pairs", "difference, points", "p", "p, corrected", "verdict")
 
 
 def pair_runs(groups: tables.Groups, pairs: Sequence[Pair], which: str = "last") -> list[Difference]:
@@ -116,7 +116,7 @@ def describe_varied(groups: tables.Groups) -> str:
     if len(splits) == 1:
         return f"{text}, all on data split {splits[0]}: what another split would change is not in these intervals."
     if len(pairs) == len(seeds) == len(splits):
-        return f"{text}, each with a data split of its own."
+        return f"{text}, each with its own data split."
     return f"{text}; data splits {format_numbers(splits)}."
 
 

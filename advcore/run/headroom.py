@@ -18,7 +18,7 @@ def load_run_record(path: Path) -> RunRecord:
 
 
 def judge_run(prepared: Prepared, record: RunRecord | None) -> list[str]:
-    """Return a sentence: whether the selections of a run can pay, by the headroom of a record; none without one."""
+    """Say whether the selections of a run can be worth their cost, by the headroom of a record; nothing without one."""
     if record is None:
         return []
     return [judge_choosing(record, measure_choosing_cost(prepared))]

@@ -1,9 +1,9 @@
-"""Does AutoAttack alone tell a masked model from a robust one? MNIST, linf 0.3, two small CNNs.
+"""Can AutoAttack alone distinguish a masked model from a robust one? MNIST, linf 0.3, two small CNNs.
 
-python benchmarks/measure/autoattack_flags.py [--quick]: trains one by single-step FGSM until it is masked (PGD-50
-leaves at least 20 points fewer right than FGSM does), one by PGD-5; then AutoAttack's standard version attacks 100
-test images of each, with our checks. The record, benchmarks/records/autoattack_flags.json, tells the flags, and what
-each part of AutoAttack leaves right. Needs the extra `eval` and ADVCORE_DATA. Two minutes on one core.
+python benchmarks/measure/autoattack_flags.py [--quick]: trains one by single-step FGSM until it is masked (its accuracy
+under PGD-50 is at least 20 points below that under FGSM), one by PGD-5; then AutoAttack's standard version attacks 100
+test images of each, with our checks. The record, benchmarks/records/autoattack_flags.json, has the flags, and the
+accuracy after each part of AutoAttack. Needs the extra `eval` and ADVCORE_DATA. Two minutes on one core.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main(quick: bool) -> None:
 
 
 def measure(name: str, train: Source, test: Source, images: int) -> dict:
-    """Train a model; return its accuracy under few and many steps, and what AutoAttack and our checks say of it."""
+    """Train a model; return its accuracy under few and many steps, and the results of AutoAttack and our checks."""
     start = time.perf_counter()
     model = build_network()
     indices = torch.arange(images)
@@ -98,7 +98,7 @@ def fit(model: nn.Module, train: Source, attack: LinfPGD, seed: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small trial; its record is not to be committed")
+    parser.add_argument("--quick", action="store_true", help="a small trial; do not commit its record")
     try:
         main(parser.parse_args().quick)
     except AdvcoreError as error:

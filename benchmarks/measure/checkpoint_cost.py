@@ -1,8 +1,8 @@
-"""What saving takes of a run: python benchmarks/measure/checkpoint_cost.py [--quick].
+"""Measure the cost of saving a run: python benchmarks/measure/checkpoint_cost.py [--quick].
 
 One run of experiments/trades_gradmatch.yaml, as `advcore run` does it. After each epoch its state is written, synced,
 read back and the oldest removed; the seconds of that over the seconds of the epoch before it are one observation, and
-the page tells the median of them. The record goes to benchmarks/records/checkpoint_cost.json.
+the page shows their median. The record goes to benchmarks/records/checkpoint_cost.json.
 """
 
 import sys
@@ -23,7 +23,7 @@ QUICK = ("training.epochs=4", "data.train_size=200", "data.test_size=60", "evalu
 
 
 def measured(quick: bool) -> dict:
-    """Seconds of each epoch, and of the writing of its state; and the bytes of the last."""
+    """Return the seconds of each epoch and of saving its state, and the bytes of the last state."""
     prepared, seconds, original = prepare(config.load(EXPERIMENT, QUICK if quick else ())), [], checkpoints.save
 
     def save(*arguments) -> None:

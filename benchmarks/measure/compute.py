@@ -2,7 +2,7 @@
 
 python benchmarks/measure/compute.py [--quick]
 
-The kinds of work take turns, so that a change of the machine's speed meets all of them; the median counts. Work is
+The kinds of work take turns, so that a change of the machine's speed affects all of them; medians are reported. Work is
 counted as a run counts it (`CostLedger`), and done as a run does it by default on this device. The record goes to
 benchmarks/records/compute.json.
 """

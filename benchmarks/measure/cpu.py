@@ -1,11 +1,11 @@
-"""How fast a PGD-10 training step is on a CPU: ours, loops as published, two neighbours' attacks, and the passes alone.
+"""Measure a PGD-10 training step on a CPU: ours, published loops, two other libraries' attacks, the passes alone.
 
 python benchmarks/measure/cpu.py [--quick] [--seconds 330] [--out FOLDER]
 
-Each way to do a step runs in a process of its own, so that no way finds the memory that another one left. One process
-works at a time, and the ways take turns (A B C A B C ...), so that a change of the machine's load meets all of them.
-Threads are those of the environment; waiting threads sleep unless the environment says otherwise. A neighbour that is
-not installed is left out, and record and page say so. The record goes to FOLDER/cpu.json.
+Each way to do a step runs in its own process, so that none inherits the memory of another one. One process works at a
+time, and the ways take turns (A B C A B C ...), so that a change of the machine's load affects all of them.
+Threads are those of the environment; waiting threads sleep unless the environment says otherwise. A library that is
+not installed is left out; record and page say so. The record goes to FOLDER/cpu.json.
 """
 
 import argparse
@@ -57,7 +57,7 @@ Build = Callable[[nn.Module, Tensor, Tensor], steps.Step]
 
 
 def with_torchattacks(model: nn.Module, x: Tensor, y: Tensor) -> steps.Step:
-    """A step of a standard loop around torchattacks' PGD, which switches the model's mode by itself."""
+    """A step of a standard loop around torchattacks' PGD, which switches the model's mode."""
     import torchattacks
 
     attack = torchattacks.PGD(model, eps=steps.EPS, alpha=steps.STEP_SIZE, steps=steps.STEPS, random_start=True)
@@ -136,28 +136,28 @@ class Worker:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def hear(self) -> str:
-        """Wait for its next line."""
+        """Wait for the next line of the worker."""
         line = self.process.stdout.readline().strip()
         if not line:
             raise RuntimeError(f"{self.process.args} ended without an answer")
         return line
 
     def measure(self) -> tuple[float, float, int]:
-        """Let it do one step: seconds, seconds of processor time, and pages of memory that the system mapped for it."""
+        """Do one step: seconds, seconds of processor time, and pages of memory that the system mapped for it."""
         self.process.stdin.write("step\n")
         self.process.stdin.flush()
         seconds, busy, pages = self.hear().split()
         return float(seconds), float(busy), int(pages)
 
     def close(self) -> None:
-        """Let it end."""
+        """End the worker."""
         self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait()
 
 
 def work(case: Case, way: Way) -> None:
-    """Be a worker: do a step for each line on the standard input, and print what it took."""
+    """Be a worker: do a step for each line on the standard input, and print its seconds and pages."""
     if way.kept and not keep_freed_memory():
         print(MISSING)
         return
@@ -184,7 +184,7 @@ def _mapped_pages() -> int:
 
 @contextlib.contextmanager
 def working(case: str, quick: bool) -> Iterator[dict[str, Worker]]:
-    """Start a worker for each way that can be had here, each warm; end them afterwards."""
+    """Start a warm worker for each way that is available here; end them afterwards."""
     workers = {name: Worker(case, name, quick) for name in WAYS}
     try:
         answers = {name: worker.hear() for name, worker in workers.items()}
@@ -238,8 +238,8 @@ def measure(quick: bool, seconds: float) -> dict:
 
 def main(arguments: list[str] | None = None) -> dict | None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=330, help="rounds that begin, begin before")
-    parser.add_argument("--quick", action="store_true", help="toy sizes, to see that it runs; the record goes to runs/")
+    parser.add_argument("--seconds", type=float, default=330, help="no round starts after this time")
+    parser.add_argument("--quick", action="store_true", help="toy sizes, as a trial; the record goes to runs/")
     parser.add_argument("--out", type=Path, help="folder of the record")
     parser.add_argument("--worker", nargs=2, metavar=("CASE", "WAY"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

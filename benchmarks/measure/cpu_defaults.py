@@ -1,9 +1,9 @@
-"""What is faster on a CPU, by the model's family: measured for the installed torch, and written into advcore.
+"""Measure which settings are faster on a CPU, by model family, for the installed torch.
 
 python benchmarks/measure/cpu_defaults.py [--quick]
 
 The record goes to benchmarks/records/cpu_defaults/torch-MAJOR.MINOR.json; `make pages` writes the table of
-advcore/runtime/cpu_defaults.py from all of them. Run it with each release of torch, in an environment of its own. One
+advcore/runtime/cpu_defaults.py from all of them. Run it with each release of torch, in a separate environment. One
 thread, freed memory kept, seconds of processor time; both layouts, and the optimiser's step with and without `fused`,
 take turns. Ten minutes.
 """
@@ -46,14 +46,14 @@ LAYOUTS = {"first": torch.contiguous_format, "last": torch.channels_last}
 
 
 def attack_pass(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """Do what each attack step costs: a forward pass, and a backward pass to the images."""
+    """Do the passes of an attack step: a forward pass, and a backward pass to the images."""
     model.eval().requires_grad_(False)
     z = x.detach().requires_grad_(True)
     torch.autograd.grad(F.cross_entropy(model(z), y, reduction="sum"), z)
 
 
 def update_pass(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """Do what an update costs without the optimiser's step: a forward and a backward pass to the weights."""
+    """Do the passes of an update without the optimiser's step: a forward and a backward pass to the weights."""
     model.train().requires_grad_(True)
     model.zero_grad(set_to_none=True)
     F.cross_entropy(model(x), y).backward()
@@ -67,7 +67,7 @@ def processor_time(work: Callable[[], object]) -> float:
 
 
 def rounds(quick: bool) -> Iterator[int]:
-    """Count rounds: the first warms up; enough of them, and not for ever."""
+    """Count rounds: a warm-up, then at least the minimum number within a time limit."""
     started = time.process_time()
     for i in range(3 if quick else MOST_ROUNDS):
         if i > LEAST_ROUNDS and time.process_time() - started > SECONDS:
@@ -144,7 +144,7 @@ def measure(quick: bool) -> dict:
 
 def main(arguments: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="toy sizes, to see that it runs; the record goes to runs/")
+    parser.add_argument("--quick", action="store_true", help="toy sizes, as a trial; the record goes to runs/")
     options = parser.parse_args(arguments)
     record = measure(options.quick)
     release = ".".join(torch.__version__.split(".")[:2])

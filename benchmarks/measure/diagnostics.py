@@ -1,8 +1,8 @@
-"""What the scores of the papers are worth, measured on digits: python benchmarks/measure/diagnostics.py
+"""Measure what the papers' scores predict, on digits: python benchmarks/measure/diagnostics.py
 
-Over a run of selective training by gradient matching: does an example's score foretell how its robust loss changes in
-the next epoch, and do gradient directions last from one epoch to the next? Over a TRADES run: is AIGN tied to
-vulnerability and to the distance of the decision boundary? The record goes to
+Over a run of selective training by gradient matching: does an example's score predict how its robust loss changes in
+the next epoch, and do gradient directions last from one epoch to the next? Over a TRADES run: is AIGN correlated with
+vulnerability and with the distance of the decision boundary? The record goes to
 benchmarks/records/diagnostics.json. About 3 minutes on 2 cores.
 """
 

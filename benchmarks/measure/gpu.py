@@ -1,10 +1,10 @@
-"""How fast training and selection are on a device, against a plain loop and against the passes alone.
+"""Measure the speed of training and selection on a device, against a plain loop and against the passes alone.
 
 python benchmarks/measure/gpu.py [PART ...] [--quick] [--device cuda] [--seconds 540] [--out FOLDER]
 
 Parts: train (a PGD-10 step, each optimisation switched on in turn), select (the selection's attack, and what is not
-attack), solve (CIFAR's and ImageNet's shape). A part that the time does not allow is left out, and the record says so.
-The record goes to FOLDER/gpu.json, by default to benchmarks/records; only a CUDA device's is to be committed.
+attack), solve (CIFAR's and ImageNet's shape). A part that does not fit into the time is left out; the record says so.
+The record goes to FOLDER/gpu.json, by default to benchmarks/records; commit only that of a CUDA device.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def network(name: str, device: torch.device, quick: bool) -> nn.Module:
 
 
 def per_second(work: Callable[[], object], examples: int, device: torch.device, repeats: int) -> float:
-    """Examples a second: the median of three rounds of so many calls, after one round that warms up."""
+    """Return examples per second: the median of three rounds of `repeats` calls, after one round that warms up."""
     found = []
     for _ in range(4):
         wait(device)
@@ -69,7 +69,7 @@ def per_second(work: Callable[[], object], examples: int, device: torch.device, 
 
 
 def train(options: argparse.Namespace) -> Iterator[dict]:
-    """Images a second of a PGD-10 training step."""
+    """Return the images per second of a PGD-10 training step."""
     device, batch, repeats = options.device, 16 if options.quick else 128, 1 if options.quick else 8
     for name in list(MODELS_TIMED)[: 1 if options.quick else 2]:
         x, y = batch_of(batch, device)
@@ -88,13 +88,13 @@ def train(options: argparse.Namespace) -> Iterator[dict]:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Let `measure_peak_memory` begin anew on CUDA; other devices keep their peak."""
+    """Reset `measure_peak_memory` on CUDA; other devices keep their peak."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def select(options: argparse.Namespace) -> Iterator[dict]:
-    """Images a second of a selection's attack, and what rows and solve take beside it."""
+    """Return the images per second of a selection's attack, and the seconds of rows and solve."""
     device, n = options.device, 200 if options.quick else 10_000
     source = pictures(n, device)
     for name in list(MODELS_TIMED)[: 1 if options.quick else 2]:
@@ -125,7 +125,7 @@ STREAM = Stream(seed=0, purpose="selection")
 
 
 def solve(options: argparse.Namespace) -> Iterator[dict]:
-    """Seconds of whole solves; rows are made on the host and moved, which is told by itself."""
+    """Seconds of whole solves; rows are made on the host and moved, which is reported separately."""
     shapes = {"CIFAR-10": (10, 5000, 512, 0.5), "ImageNet-1k": (1000, 1281, 2048, 0.1)}
     shapes = {"toy": (3, 60, 8, 0.5)} if options.quick else shapes
     for shape, (classes, n, features, budget) in shapes.items():
@@ -169,8 +169,8 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument(
         "--device", type=torch.device, default=torch.device("cuda" if torch.cuda.is_available() else "cpu")
     )
-    parser.add_argument("--seconds", type=float, default=540, help="what may begin, begins before")
-    parser.add_argument("--quick", action="store_true", help="toy sizes, to see that it runs")
+    parser.add_argument("--seconds", type=float, default=540, help="no part starts after this time")
+    parser.add_argument("--quick", action="store_true", help="toy sizes, to check that it runs")
     parser.add_argument("--out", type=Path, help="folder of the record; a quick one's is runs/")
     options = parser.parse_args(arguments)
     if unknown := set(options.parts) - set(PARTS):

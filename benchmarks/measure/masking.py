@@ -1,7 +1,7 @@
 """Can the numbers be trusted? MNIST, two models: one trained by PGD, one by FGSM until its gradients mislead.
 
-python benchmarks/measure/masking.py [--quick]: trains both, then sets clean accuracy, our PGD-50 x 10, foolbox's at
-the same settings, and AutoAttack side by side on 1,000 test images, with the flags of our checks; the record goes to
+python benchmarks/measure/masking.py [--quick]: trains both, then compares clean accuracy, our PGD-50 x 10,
+foolbox's at the same settings, and AutoAttack on 1,000 test images, with the flags of our checks; the record goes to
 benchmarks/records/masking.json. Needs the extra `eval` and ADVCORE_DATA. Half an hour on one core.
 """
 
@@ -45,7 +45,7 @@ def main(quick: bool) -> None:
 
 def measure(name: str, changes: list[str], quick: bool) -> dict:
     """One model's four accuracies on the same images, and its flags. The trained model and each image's verdicts are
-    kept below runs/, so that a benchmark that was stopped goes on."""
+    kept below runs/, so that a benchmark that was stopped can be continued."""
     images = 100 if quick else 1000
     small = ["data.train_size=1000", "data.test_size=200", "training.epochs=3"] if quick else ["data.train_size=10000"]
     shared = [*small, "evaluation.attacks=[]", f"evaluation.examples={images}"]
@@ -90,7 +90,7 @@ def by_foolbox(model: torch.nn.Module, test: Source, chosen: torch.Tensor) -> di
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small trial; its record is not to be committed")
+    parser.add_argument("--quick", action="store_true", help="a small trial; do not commit its record")
     try:
         main(parser.parse_args().quick)
     except AdvcoreError as error:

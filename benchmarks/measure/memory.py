@@ -1,9 +1,9 @@
-"""What remembering perturbations takes of an epoch: python benchmarks/measure/memory.py [--quick].
+"""Measure the cost of remembering perturbations: python benchmarks/measure/memory.py [--quick].
 
-Epochs of the same training with and without memory take turns. Each turn takes the quickest of three, because what
-disturbs only adds; a ratio of two neighbours in time is one observation, and the page tells the median of them.
+Epochs of the same training with and without memory take turns. Each turn takes the quickest of three, because
+disturbances only add time; the ratio of two successive turns is one observation, and the page shows the median.
 CIFAR-10 (JPEG copies) below the folder that ADVCORE_DATA names, crop and flip, small CNN: the smallest model here, and
-few attack steps, so that nothing hides the memory. The record goes to benchmarks/records/memory.json.
+few attack steps, so that nothing hides the cost of the memory. The record goes to benchmarks/records/memory.json.
 """
 
 import dataclasses

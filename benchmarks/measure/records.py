@@ -15,4 +15,4 @@ def save(name: str, record: dict, *, quick: bool = False) -> None:
     """Write a measurement's record, and print where."""
     path = (TRIALS if quick else RECORDS) / f"{name}.json"
     write_json(path, record)
-    print(f"record: {path}; make pages renews the page", flush=True)
+    print(f"record: {path}; run make pages to update the page", flush=True)

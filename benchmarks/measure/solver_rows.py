@@ -48,7 +48,7 @@ def imagenet_class(label: int, n: int, *, classes: int, features: int) -> Factor
 
 
 def folder(name: str) -> Path | None:
-    """Where ADVCORE_DATA has the set; None if it has not."""
+    """Return the folder of a data set below ADVCORE_DATA; None if there is none."""
     root = os.environ.get("ADVCORE_DATA")
     found = Path(root) / name if root else None
     return found if found is not None and found.is_dir() else None

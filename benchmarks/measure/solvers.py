@@ -1,7 +1,7 @@
 """Time, memory and answers of the solvers: python benchmarks/measure/solvers.py [PART ...] [--threads N] [--quick].
 
 Each part writes benchmarks/records/solvers/PART.json, from which `make pages` makes benchmarks/solvers.md and its plot.
-What a figure stands for is said where it is measured.
+The function that measures a figure says what it means.
 """
 
 import argparse
@@ -47,7 +47,7 @@ from advcore.solvers.products import GramProducts
 from advcore.solvers.pursuit import PursuitProblem, pursue
 
 SOLVERS = {"GradMatch": GradMatch, "CRAIG": Craig}
-ONE_ROUND = GradMatch(ridge=0.0, tolerance=0.0, fill="none")  # what scikit-learn's pursuit can be set beside
+ONE_ROUND = GradMatch(ridge=0.0, tolerance=0.0, fill="none")  # comparable with scikit-learn's pursuit
 LONG = 20  # seconds of a first run after which a peer is not run again
 DENSE_LIMIT = 3e9  # bytes of rows written out
 NNLS_UP_TO = 500  # picks
@@ -57,7 +57,7 @@ NNLS_UP_TO = 500  # picks
 
 
 def set_threads(threads: int) -> None:
-    """Of every library that computes here."""
+    """Set the number of threads of every library that computes here."""
     torch.set_num_threads(threads)
     threadpool_limits(threads)
     if importlib.util.find_spec("apricot"):
@@ -67,7 +67,7 @@ def set_threads(threads: int) -> None:
 
 
 def environment(threads: int) -> Facts:
-    """What the numbers were made with."""
+    """Describe the environment of the measurement."""
     from advcore.run.environment import describe_environment as of_run
 
     pools = [(one["internal_api"], one["version"] or "", one["num_threads"]) for one in threadpool_info()]
@@ -109,7 +109,7 @@ def measured(call: Callable[[], Any]) -> tuple[Any, Facts]:
 
 
 def _forget_peak() -> bool:
-    """Let this process's peak start anew; False where that cannot be had."""
+    """Reset this process's peak; False where the system does not allow it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -118,7 +118,7 @@ def _forget_peak() -> bool:
 
 
 def spawned(function: Callable, *args) -> Any:
-    """What `function` returns in a process of its own."""
+    """Return what `function` returns in a separate process."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *args).result()
@@ -149,7 +149,7 @@ def stream(n: int) -> Stream:
 
 
 class Peer(NamedTuple):
-    """`run(prepare())` is timed, `prepare` and `judge(answer)` are not; `base` is the peer it is set beside."""
+    """`run(prepare())` is timed, `prepare` and `judge(answer)` are not; `base` is the peer it is compared with."""
 
     name: str
     run: Callable[[Any], Any]
@@ -318,7 +318,7 @@ def _imports(package: str, left_out: list[str]) -> bool:
 
 
 def _apricot(similarity: np.ndarray, k: int) -> np.ndarray:
-    """Picks in order; the package compiles its loop anew in each fit, and that is part of the call."""
+    """Picks in order; the package recompiles its loop in each fit, and that is part of the call."""
     from apricot import FacilityLocationSelection
 
     return FacilityLocationSelection(k, metric="precomputed", optimizer="lazy").fit(similarity).ranking
@@ -339,7 +339,7 @@ OVER_K = (100, 200, 500, 1000, 1500, 2000, 2500)
 
 
 def growth(options: argparse.Namespace) -> tuple[Facts, Facts]:
-    """One of n, k, C, D at a time; k is n / 4 while n varies. Each point and solver in a process of its own."""
+    """One of n, k, C, D at a time; k is n / 4 while n varies. Each point and solver runs in its own process."""
     axes, around = (QUICK_GROWTH, QUICK_AROUND) if options.quick else (GROWTH, AROUND)
     point = functools.cache(lambda solver, *shape: spawned(_point, solver, shape, options.threads, options.repeats))
     points = []
@@ -408,7 +408,7 @@ CIFAR_CASES = (
 
 
 def cifar_shape(options: argparse.Namespace) -> tuple[Facts, Facts]:
-    """Memory of whole selections from 50,000 images, each in a process of its own."""
+    """Memory of whole selections from 50,000 images, each in its own process."""
     n = 2000 if options.quick else 50_000
     settings = {"n": n, "classes": 10, "features": 512, "budget": 0.5, "attack": "PGD-1", "objective": "trades"}
     cases = []
@@ -438,7 +438,7 @@ def _cifar_case(case: Facts, n: int, threads: int) -> Facts:
 
 
 def _estimated(chooser: Any, n: int) -> Facts:
-    """What the package says beforehand that such a selection takes, in bytes; None where it cannot say."""
+    """Return the package's estimate of the memory of such a selection, in bytes; None where it has none."""
     try:
         from advcore.selection.memory import estimate
     except ImportError:
@@ -490,8 +490,10 @@ def _imagenet_class(name: str, label: int, n: int, k: int, shape: Facts) -> Fact
 
 
 def attack_share(options: argparse.Namespace) -> tuple[Facts, Facts]:
-    """Seconds of rows and solve beside those of the attack. The network is untrained: what an attack costs does not
-    depend on training."""
+    """Seconds of rows and solve compared with those of the attack, whose cost does not depend on training.
+
+    So the network is untrained.
+    """
     from advcore.gradients.base import MeasurementSettings
     from advcore.gradients.last_layer import last_layer_rows
 
@@ -552,7 +554,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; by default peers and growth")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, help="turns of a median; 3, or 1 with --quick")
-    parser.add_argument("--classes", type=int, help="of imagenet-shape: solve only so many, for a trial")
+    parser.add_argument("--classes", type=int, help="of imagenet-shape: solve only the first N classes, for a trial")
     parser.add_argument("--quick", action="store_true", help="small sizes, synthetic rows only")
     parser.add_argument("--out", type=Path, default=RECORDS / "solvers", help="folder of the records")
     options = parser.parse_args(arguments)

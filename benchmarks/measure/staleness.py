@@ -1,9 +1,9 @@
-"""How long a coreset stands for the data: python benchmarks/measure/staleness.py [--quick]
+"""Measure how long a coreset represents the data: python benchmarks/measure/staleness.py [--quick]
 
 Trains on 4,000 CIFAR-10 images (JPEG copies, below the folder that ADVCORE_DATA names) by one attack step, selects
 30 % of them once, after 4 epochs, and trains 8 epochs on that. After each epoch all examples are attacked again: how
-far is the coreset's weighted gradient from that of all data now, beside random subsets of its size and beside the
-batches that a step sees; and how do the examples of the coreset fare beside those outside? The record goes to
+far is the coreset's weighted gradient from the current gradient of all data, compared with random subsets of the same
+size and with the batches of the steps? And what is the loss inside and outside the coreset? The record goes to
 benchmarks/records/staleness.json, from which docs/evidence.md is made. About 10 minutes on 2 cores.
 """
 
@@ -46,7 +46,7 @@ def main(*arguments: str) -> None:
 
 
 def after_epochs(solver: str, seed: int, quick: bool) -> list[dict]:
-    """Of the state at which was selected, then of each epoch on the coreset."""
+    """Return the measures of the state at the selection, then of each epoch on the coreset."""
     how = f"selection={{solver: {{name: {solver}}}, partition: per_class, budget: 0.3, warm_start: 0.6, period: null}}"
     changes = [*SETTINGS, *(QUICK if quick else []), how, f"seed={seed}"]
     prepared = prepare(load(EXPERIMENTS / "cifar10/linf_gradmatch_small.yaml", changes))

@@ -83,7 +83,7 @@ def published(model: nn.Module, x: Tensor, y: Tensor) -> Step:
 
 
 def published_trades(model: nn.Module, x: Tensor, y: Tensor) -> Step:
-    """A TRADES step as published (Zhang et al. 2019): each attack step passes the clean images, too."""
+    """A TRADES step as published (Zhang et al. 2019): each attack step also runs a pass on the clean images."""
     optimizer = sgd(model)
 
     def divergence(x_adv: Tensor) -> Tensor:

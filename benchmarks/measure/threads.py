@@ -1,10 +1,10 @@
-"""Measure a run alone and beside other processes, by how OpenMP's threads wait.
+"""Measure a run alone and next to busy processes, by how OpenMP's threads wait.
 
 python benchmarks/measure/threads.py [--quick]
 
 Six epochs of experiments/trades_gradmatch.yaml, started as `advcore run` each time. The variants take turns, so that a
-change of the machine's speed meets all of them. A run that takes longer than the limit is ended and counts as that
-long. Busy processes are loops that do nothing else. The record goes to benchmarks/records/threads.json.
+change of the machine's speed affects all of them. A run that exceeds the limit is terminated and counts as the
+limit. Busy processes are loops that do nothing else. The record goes to benchmarks/records/threads.json.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ def time_run(variant: str, epochs: int, limit: float) -> float:
 
 
 def measure(repetitions: int, epochs: int, limit: float) -> dict:
-    """Time every variant alone and beside busy loops, the other ways only once beside them."""
+    """Time every variant alone and next to busy processes; variants other than advcore's only once next to them."""
     seconds: dict[str, dict[str, list[float]]] = {name: {"alone": [], "busy": []} for name in VARIANTS}
     for repetition in range(repetitions):
         for name in VARIANTS:

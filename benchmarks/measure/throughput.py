@@ -1,4 +1,4 @@
-"""Measure how many images a second a core trains on: what a study's networks and hours follow from.
+"""Measure how many images per second a core trains on, to choose the networks and hours of a study.
 
 python benchmarks/measure/throughput.py [--quick]
 
@@ -36,7 +36,7 @@ ROUNDS = 3
 
 
 def build_step(network: str, settings: dict, size: int, shape: tuple[int, int, int], steps: int):
-    """Return a function that trains on one batch of random images, and takes the processor's seconds."""
+    """Return a function that trains on one batch of random images, and returns the processor's seconds."""
     x, y = torch.rand(size, *shape), torch.randint(10, (size,))
     speed = Speed(autocast="bfloat16", channels_last=True)
     model = MODELS[network](**settings).build(10, shape)

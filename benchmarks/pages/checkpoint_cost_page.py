@@ -1,4 +1,4 @@
-"""What saving takes of a run: benchmarks/checkpoint_cost.md.
+"""The cost of saving a run: benchmarks/checkpoint_cost.md.
 
 Made from the record of benchmarks/measure/checkpoint_cost.py.
 """
@@ -16,25 +16,25 @@ PAGE = BENCHMARKS / "checkpoint_cost.md"
 
 
 def shares(record: dict) -> list[float]:
-    """Of each epoch, what its state took."""
+    """The seconds of saving each epoch's state over those of the epoch."""
     return [save / epoch for save, epoch in zip(record["saves"], record["epochs"], strict=True)]
 
 
 def page(record: dict) -> str:
     """The page of a record."""
     found, where = shares(record), record["environment"]
-    rows = [("seconds of an epoch", *_spread(record["epochs"], "{:.3f}"))]
-    rows += [("seconds of writing its state", *_spread(record["saves"], "{:.4f}"))]
+    rows = [("seconds per epoch", *_spread(record["epochs"], "{:.3f}"))]
+    rows += [("seconds to save its state", *_spread(record["saves"], "{:.4f}"))]
     rows += [("share, %", *_spread([100 * share for share in found], "{:.2f}"))]
     lines = [
-        "# What saving takes of a run",
+        "# The cost of saving a run",
         "",
         f"experiments/trades_gradmatch.yaml: after each of its {len(found)} epochs the whole state, "
         f"{record['bytes'] / 1e3:.0f} kB, is written, synced, and read back.",
-        f"Device {where['device']}, {format_count(where['threads'], 'thread')}; a share is one epoch's own, so other "
+        f"Device {where['device']}, {format_count(where['threads'], 'thread')}; a share is of one epoch, so that other "
         "work on the machine slows both of its parts.",
         "",
-        to_markdown(("", "median", "least", "most"), rows),
+        to_markdown(("", "median", "minimum", "maximum"), rows),
     ]
     return "\n".join(lines) + "\n"
 

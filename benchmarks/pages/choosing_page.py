@@ -44,7 +44,7 @@ def size(count: float) -> str:
 
 
 def held(n: int, classes: int, features: int, partition: str, solver: object) -> tuple[int, int]:
-    """Bytes of all gradient rows, and of what a problem adds to them at its height; PGD, even classes."""
+    """Bytes of all gradient rows, and of what solving adds to them at its peak; PGD, classes of equal size."""
     attack = LinfPGD(eps=8 / 255)
     selector = AdversarialCoreset(objective=Pgd(), attack=attack, solver=solver, partition=partition, budget=BUDGET)
     counts = [n // classes + (label < n % classes) for label in range(classes)]
@@ -53,7 +53,7 @@ def held(n: int, classes: int, features: int, partition: str, solver: object) ->
 
 
 def memory() -> str:
-    """Peak memory of a selection, beside the rows."""
+    """Peak memory of a selection, in addition to the rows."""
     lines = []
     for name, *shape in SHAPES:
         found = [held(*shape, partition, solver) for _, partition, solver in WAYS]
@@ -62,7 +62,7 @@ def memory() -> str:
 
 
 def seconds() -> str:
-    """Solves of the sizes that were measured, on two CPU cores."""
+    """Seconds of the solves that were measured, on two CPU cores."""
     cifar, imagenet = (read_json(RECORDS / f"solvers/{part}-shape.json") for part in ("cifar", "imagenet"))
     lines = []
     for case in cifar["results"]["cases"]:
@@ -96,7 +96,7 @@ def mean(values: list[float], digits: int) -> str:
 
 
 def worth() -> str:
-    """How well each solver matches the gradient, and what its models are worth."""
+    """How well each solver matches the gradient, and the accuracy of its models."""
     lines = []
     compared = {f"{method} {budget}": records(method, budget) for budget in BUDGETS for method in METHODS}
     unit = unit_of(compared)
@@ -119,24 +119,24 @@ def worth() -> str:
     head = ("solver", "gradient error (random)", "effective size", "robust, %", unit.title, SECONDS)
     table = to_markdown(head, lines)
     full = [record_of("full-pgd-7", seed) for seed in SEEDS]
-    beside = [f"{_gain(budget)} at budget {budget}" for budget in BUDGETS]
+    gains = [f"{_gain(budget)} at budget {budget}" for budget in BUDGETS]
     told = [
         f"Full training reaches {format_mean(robust(full))} % at cost 1.00. "
         f"Mean ± sample deviation over {len(SEEDS)} seeds.",
-        f"`gradmatch` minus `random`, in points, with 95 % intervals over seeds, at {_more_cost(unit):.2f} more cost: "
-        f"{'; '.join(beside)}.",
+        "`gradmatch` minus `random`, in points, with 95 % intervals over seeds, for "
+        f"{_more_cost(unit):.2f} more relative cost: {'; '.join(gains)}.",
         cost_notes(compared),
     ]
     return "\n\n".join([table, *told])
 
 
 def _gain(budget: str) -> str:
-    """GradMatch's robust accuracy less random's, over the same seeds."""
+    """GradMatch's robust accuracy minus random's, over the same seeds."""
     return gap_text({method: records(method, budget) for method in ("gradmatch", "random")}, "gradmatch", "random")
 
 
 def _more_cost(unit: Unit) -> float:
-    """What selections cost of full training, more than random subsets do."""
+    """The additional relative cost of selections over that of random subsets."""
     return statistics.fmean(
         unit.compare(records("gradmatch", budget)[0]) - unit.compare(records("random", budget)[0]) for budget in BUDGETS
     )

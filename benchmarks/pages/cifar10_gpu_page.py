@@ -10,7 +10,7 @@ PAGES = {"cifar10-gpu-trades": "TRADES", "cifar10-gpu-linf": "linf PGD adversari
 
 
 def seconds(record: RunRecord) -> float:
-    """Of all epochs by the clock: training and selection, reading and augmentation, and the probe after each."""
+    """Seconds of all epochs by the clock: training, selection, reading, augmentation, and the probe after each."""
     return sum(epoch["seconds"] for epoch in record.epochs)
 
 
@@ -22,26 +22,26 @@ def gap(one: dict, other: dict) -> str:
 
 
 def random_of(method: str, found: dict[str, list[RunRecord]]) -> str | None:
-    """The random subset as large as the method's, if it is not that itself."""
+    """Return the random subset of the same size as a coreset; None for other methods."""
     name, _, budget = method.rpartition(" ")
-    beside = f"random {budget}"
-    return beside if name in ("GradMatch", "CRAIG") and beside in found else None
+    control = f"random {budget}"
+    return control if name in ("GradMatch", "CRAIG") and control in found else None
 
 
 def section(found: dict[str, list[RunRecord]], which: str = "last") -> str:
-    """A table; one seed a method."""
+    """A table; one seed per method."""
     full = found["full"][0]
     attacks = [name_attack(attack) for attack in full.final[which]["attacks"]]
     rows = []
     unit = choose_unit(list_records(found))
     for method, (record, *_) in found.items():
-        entries, beside = record.final[which]["attacks"], random_of(method, found)
+        entries, control = record.final[which]["attacks"], random_of(method, found)
         rows.append(
             (
                 method,
                 *(f"{100 * entry['accuracy']:.1f}" for entry in (record.final[which]["clean"], *entries)),
                 "–" if method == "full" else gap(entries[0], full.final[which]["attacks"][0]),
-                "–" if beside is None else gap(entries[0], found[beside][0].final[which]["attacks"][0]),
+                "–" if control is None else gap(entries[0], found[control][0].final[which]["attacks"][0]),
                 f"{seconds(record):,.0f}",
                 f"{seconds(full) / seconds(record):.2f}",
                 f"{unit.compare(record):.2f}",

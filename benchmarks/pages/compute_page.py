@@ -10,7 +10,7 @@ from advcore.work import format_operations
 RECORD = RECORDS / "compute.json"
 PAGE = BENCHMARKS / "compute.md"
 LIMIT = 0.2
-"""By how much seconds for an operation may differ between kinds of work."""
+"""By how much seconds per operation may differ between kinds of work."""
 
 
 def list_works(network: dict) -> dict[str, dict[str, float]]:
@@ -22,7 +22,7 @@ def list_works(network: dict) -> dict[str, dict[str, float]]:
 
 
 def relate(network: dict) -> dict[str, float]:
-    """Return for each kind of work its seconds for an operation, over those of an attack step."""
+    """Return for each kind of work its seconds per operation, relative to an attack step."""
     works = list_works(network)
     rates = {name: work["seconds"] / work["flops"] for name, work in works.items()}
     return {name: rate / rates["attack step"] for name, rate in rates.items()}
@@ -46,13 +46,13 @@ def page(record: dict) -> str:
     rows = [row for name, network in record["networks"].items() for row in list_rows(name, network)]
     where = record["environment"]
     threads = format_count(where["threads"], "thread")
-    header = ("network", "work", "operations", "seconds", "seconds per operation, over the attack step's")
+    header = ("network", "work", "operations", "seconds", "seconds per operation, relative to the attack step")
     lines = [
         "# Do seconds follow operations?",
         "",
         "Relative costs count floating-point operations ([method](../docs/method.md#cost)). This page compares them",
-        "with the clock: one step of a linf attack, one update, and a selection after an attack of several steps "
-        f"({record['steps']}).",
+        "with the clock: one step of a linf attack, one update, and a selection after an "
+        f"attack of {record['steps']} steps.",
         f"Kinds of work take turns, round by round; medians. Device {where['device']}, {threads}, torch "
         f"{where['torch']}, float types and memory layout as advcore chooses them, unless a row says otherwise.",
         "",
@@ -64,7 +64,7 @@ def page(record: dict) -> str:
 
 
 def summarise(record: dict) -> str:
-    """Say which kinds of work differ from an attack step by more than `LIMIT` for an operation."""
+    """Say which kinds of work differ from an attack step by more than `LIMIT` per operation."""
     far = [
         f"{work} of the {name} ({relative:.2f})"
         for name, network in record["networks"].items()
@@ -72,12 +72,12 @@ def summarise(record: dict) -> str:
         if abs(relative - 1) > LIMIT
     ]
     if not far:
-        return f"Seconds per operation are within {LIMIT:.0%} of the attack step's everywhere."
+        return f"Seconds per operation are within {LIMIT:.0%} of the attack step in all cases."
     reason = (
-        "A small network spends much time in what is not counted: BatchNorm and activations move memory, and take "
+        "A small network spends much time on work that is not counted: BatchNorm and activations move memory, and take "
         "as long in an attack as in an update."
     )
-    return f"More than {LIMIT:.0%} from the attack step's: {', '.join(far)}. {reason}"
+    return f"These differ from the attack step by more than {LIMIT:.0%}: {', '.join(far)}. {reason}"
 
 
 def write() -> None:

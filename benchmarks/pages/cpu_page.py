@@ -15,7 +15,7 @@ LABELS = {
     "torchattacks": "standard loop, torchattacks' PGD",
     "foolbox": "standard loop, LinfPGD of foolbox",
     "first defaults": "advcore, channels first, unfused (the defaults up to 0.1)",
-    "library": "advcore in a program of your own",
+    "library": "advcore in your own program",
     "floor": "its passes alone",
     "command line": "`advcore run`",
     "floor, kept": "its passes alone",
@@ -23,8 +23,8 @@ LABELS = {
     "published TRADES": "TRADES loop as published",
     "TRADES": "`advcore run`, TRADES",
 }
-BESIDE = {"TRADES": "published TRADES", "published TRADES": "published TRADES"}
-"""Which loop a way is set beside; the published PGD loop if it is not named here."""
+COMPARED = {"TRADES": "published TRADES", "published TRADES": "published TRADES"}
+"""The loop that a way is compared with; the published PGD loop if the way is not listed."""
 FLOORS = {"library": "floor", "command line": "floor, kept"}
 
 
@@ -46,7 +46,7 @@ def table(case: dict) -> str:
                 LABELS[way],
                 f"{middle:.3f}",
                 f"{low:.3f} to {high:.3f}",
-                f"{ratio(case, way, BESIDE.get(way, 'published')):.2f}",
+                f"{ratio(case, way, COMPARED.get(way, 'published')):.2f}",
                 share,
                 f"{pages:,.0f}",
             )
@@ -86,12 +86,12 @@ def text(record: dict, defaults: list[dict]) -> str:
         f"{where['torch']}; load average {machine['load_before']:.1f} before and {machine['load_after']:.1f} after.",
         "",
         "A step is one batch of 32 x 32 images: PGD-10 with linf 8/255 and step size 2/255, then the update. Each way "
-        "runs in a process of its own; the ways take turns. Seconds are medians with the middle half of the rounds; "
+        "runs in its own process; the ways take turns. Seconds are medians with the middle half of the rounds; "
         '"x published" is the median, over rounds, of how many times as fast a step is as the published loop of the '
-        "same objective. The passes alone are as many forward and backward passes on fixed images in the layout that "
-        "advcore takes, in a process that treats memory alike, and nothing else. Pages are those of 4 kB that the "
-        "system mapped during a step, because freed memory had gone back to it: `advcore run` keeps it "
-        "([speed](../docs/speed.md)), a program of your own does if you ask for that.",
+        "same objective. The passes alone are the same number of forward and backward passes on fixed images in the "
+        "layout that advcore takes, in a process with the same handling of memory, and nothing else. Pages are those "
+        "of 4 kB that the system mapped during a step because freed memory had been returned to it: `advcore run` "
+        "keeps freed memory ([speed](../docs/speed.md)); your own program does so if you ask for it.",
         "",
     ]
     for name, case in record["cases"].items():
@@ -103,7 +103,8 @@ def text(record: dict, defaults: list[dict]) -> str:
         "",
         "How many times as fast a training step (10 attack steps, or 1, and the update) is channels last as channels "
         "first, and the optimiser's step fused as unfused; one thread, processor time, both in turn, medians. A family "
-        "takes what is at least 1.03 times as fast in all of its cases (channels last: with 10 attack steps). Made by "
+        "takes a setting by default if it is at least 1.03 times as fast in all of its cases (channels last: with 10 "
+        "attack steps). Made by "
         "`python benchmarks/measure/cpu_defaults.py`.",
         "",
         defaults_table(defaults),

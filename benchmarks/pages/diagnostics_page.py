@@ -1,4 +1,4 @@
-"""What the scores foretell: benchmarks/diagnostics.md and its picture.
+"""What the scores predict: benchmarks/diagnostics.md and its picture.
 
 Made from the record of benchmarks/measure/diagnostics.py.
 """
@@ -21,7 +21,7 @@ def page(facts: dict) -> str:
     links = [(name, f"{value:.2f}") for name, value in own.items() if name.startswith("AIGN")]
     return "\n".join(
         [
-            "# What the scores foretell",
+            "# What the scores predict",
             "",
             "Made by `python benchmarks/measure/diagnostics.py` on digits, one run each, device "
             f"{facts['environment']['device']}. Rank correlations are Spearman's, over all training examples.",
@@ -40,7 +40,7 @@ def page(facts: dict) -> str:
             "",
             to_markdown(("rank correlation of", ""), links),
             "",
-            "![AIGN beside robust loss and distance to the boundary](diagnostics.png)",
+            "![AIGN against robust loss and distance to the boundary](diagnostics.png)",
             "",
         ]
     )

@@ -28,7 +28,7 @@ FACTORS = {
     "attack of the selection (one step)": ["GradMatch, selected by PGD-7"],
     "solver": ["CRAIG", "CRAIG, bias rows", "CRAIG, weights dropped", EASYCORE],
 }
-"""One factor at a time, beside the base; in brackets, what the base has."""
+"""One factor at a time, varied from the base; in brackets, the base's setting."""
 OF_CHANCE = ["random, one subset", "random, per batch", "random, every epoch", "random, once"]
 OF_CHANCE += ["random, warm start 0.3", "random, warm start 0.8", "random of GradMatch's cost"]
 BUDGETS = ("0.02", "0.05", "0.1", "0.2")
@@ -40,18 +40,18 @@ FAULTS = {
 
 
 def _facts(records: Sequence[RunRecord], name: str) -> str:
-    """Mean over all selections of a fact of their quality."""
+    """The mean of a measure of quality over all selections."""
     values = [one[name] for record in records for one in record.selections if one.get(name) is not None]
     return f"{statistics.fmean(values):.3f}" if values else NOTHING
 
 
-def _row(found: Groups, name: str, beside: Sequence[str]) -> list[str]:
+def _row(found: Groups, name: str, others: Sequence[str]) -> list[str]:
     records = found[name]
     return [
         name,
         str(len(records)),
         format_mean(robust(records)),
-        *(gap_text(found, name, other) if other != name else NOTHING for other in beside),
+        *(gap_text(found, name, other) if other != name else NOTHING for other in others),
         f"{cost(found, name):.2f}",
         format_seconds(records),
         _facts(records, "gradient_error_trained"),
@@ -59,10 +59,10 @@ def _row(found: Groups, name: str, beside: Sequence[str]) -> list[str]:
     ]
 
 
-def _table(found: Groups, names: Sequence[str], beside: Sequence[str]) -> str:
-    head = ["method", "seeds", "robust, %", *(f"difference from {other}" for other in beside)]
+def _table(found: Groups, names: Sequence[str], others: Sequence[str]) -> str:
+    head = ["method", "seeds", "robust, %", *(f"difference from {other}" for other in others)]
     head += [unit_of(found).title, SECONDS, "gradient error, as trained", "effective sample size"]
-    return to_markdown(head, [_row(found, name, beside) for name in names if name in found])
+    return to_markdown(head, [_row(found, name, others) for name in names if name in found])
 
 
 def factors(found: Groups) -> str:
@@ -117,7 +117,7 @@ savings](../benchmarks/savings.md) and that of [minibatch rules](../benchmarks/m
 epochs unless the method changes their number; robust accuracy against PGD-20 on {n} test images, checkpoint `last`,
 mean and sample deviation over seeds. Costs are relative to 20 epochs of PGD-7. A coreset holds 30 % of the data, is
 chosen per class after 4 full epochs by the training attack, and again 4 epochs later. Differences are between runs of
-the same seed, each with its 95 % interval. The section "At once" lists the tests: no difference is beyond chance, so
+the same seed, each with its 95 % interval. The section "Tests" lists them all: no difference is beyond chance, so
 every statement about accuracies here is about the means of these runs.
 """
 
@@ -141,7 +141,7 @@ SAYS = """- **A selection does what it promises.** The weighted gradient of Grad
 - **When training uses single remembered steps, a coreset is not reliably ahead of random at equal cost**: at three
   twentieths of full training GradMatch's coreset was ahead on three seeds. On [six seeds that had not been looked at
   before](../benchmarks/main.md) it is ahead by three tenths of a point at the last checkpoint, which may be chance, and
-  behind by four tenths at the best, which is beyond it.
+  behind by four tenths at the best, which is beyond chance.
 - **Near duplicates, long tails, wrong labels: coresets are nowhere ahead of random subsets beyond chance.** CRAIG's
   medoids are harder examples than the rest, and the loss on them is higher throughout.
 """
@@ -171,7 +171,7 @@ QUESTIONS = {
     **{f"{fault.capitalize()}, coresets compared with random subsets of their size": _of(fault) for fault in FAULTS},
     "Duplicates, coresets compared with random subsets of their cost": _OF_THEIR_COST,
 }
-"""What is tested, and the pairs of methods that answer."""
+"""Questions, and the pairs of methods that answer them."""
 
 
 def test(found: Groups) -> Tested:
@@ -183,7 +183,7 @@ def text(found: Groups, facts: dict | None) -> str:
     """The whole page."""
     n = next(iter(found.values()))[0].final["last"]["clean"]["n"]
     tested = test(found)
-    lines = [HEAD.format(n=f"{n:,}"), "## What it says", "", SAYS, "## At once", ""]
+    lines = [HEAD.format(n=f"{n:,}"), "## Findings", "", SAYS, "## Tests", ""]
     lines += [explain_test(tested.values()), describe_varied(found), ""]
     lines += [f"- {question}: {verdict(result)}." for (_, question), result in tested.items()]
     lines += [
@@ -194,9 +194,9 @@ def text(found: Groups, facts: dict | None) -> str:
         "",
     ]
     lines += ["## One factor at a time", "", factors(found), "## Small budgets", "", budgets(found)]
-    lines += ["## Where a selection should pay", "", faults(found)]
+    lines += ["## Where a selection should help", "", faults(found)]
     if facts:
-        lines += ["## How long a coreset stands for the data", "", STALE, "", staleness_table(facts), ""]
+        lines += ["## How long a coreset represents the data", "", STALE, "", staleness_table(facts), ""]
     flags = list_flags(found, "last")
     lines += [f"Flags: {'; '.join(flags)}.", ""] if flags else []
     lines += ["## All rows", "", cost_notes(found, "all data"), "", table(found, "last", "all data"), ""]
@@ -204,7 +204,7 @@ def text(found: Groups, facts: dict | None) -> str:
 
 
 STALE = """One coreset of 30 %, chosen after 4 epochs and trained on for 8; all examples are attacked again after each
-epoch. Gradient errors are of the summed gradient, relative; a batch has 64 examples."""
+epoch. Gradient errors are relative errors of the summed gradient; a batch has 64 examples."""
 
 
 SELECTORS = ("gradmatch", "craig", "random")

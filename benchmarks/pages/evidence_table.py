@@ -30,7 +30,7 @@ SAME_COST = 0.1
 """Costs that differ by less than this share count as equal."""
 PARTS = ("attack", "selection", "minibatch")
 OF_TRAINING = ("memory", "regularizer", "eps_ramp_share")
-"""Settings of training, beside epochs, in which a recipe may differ."""
+"""Settings of training, besides epochs, in which a recipe may differ."""
 
 
 def find_studies() -> list[Study]:
@@ -41,7 +41,7 @@ def find_studies() -> list[Study]:
 
 
 def build_study(suite: str, groups: Groups) -> Study | None:
-    """The study of a suite; None where it is none."""
+    """The study of a suite; None where the suite does not count."""
     settings = tables.suite_of(suite).methods
     reference = tables.suite_of(suite).reference or ""
     if not groups.get(reference) or not is_full(settings[reference], cost(groups, reference)):
@@ -114,7 +114,7 @@ def build_recipes(groups: Groups, settings: Mapping[str, JsonObject], reference:
 
 
 def choose_best(able: Groups) -> list[str]:
-    """The methods on the front, without those that another one of about their cost is ahead of.
+    """The methods on the front, without those that are behind another one of about the same cost.
 
     What trains on a part of the data, or by a minibatch rule, must beat training on all data at about its cost beyond
     chance: of many methods, the luckiest one has the highest mean.
@@ -128,7 +128,7 @@ def choose_best(able: Groups) -> list[str]:
 
 
 def proved(able: Groups) -> Groups:
-    """The methods of all data, and those of the others that beat each of these that costs about the same."""
+    """The methods on all data, and of the others those that beat every one of them that costs about the same."""
     plain = [name for name in able if front.classify_run(able[name][0].config) == "all data"]
     others = [name for name in able if name not in plain]
     pairs = [(name, other) for name in others for other in plain if are_level(able, name, other)]
@@ -138,7 +138,7 @@ def proved(able: Groups) -> Groups:
 
 
 def is_recipe(settings: JsonObject, full: JsonObject) -> bool:
-    """Whether all differences from full training are such that a recipe can have them."""
+    """Whether a recipe can have all the differences from full training."""
     parts = {key for key in settings | full if settings.get(key) != full.get(key)}
     training = settings["training"]
     changed = {key for key in training | full["training"] if training.get(key) != full["training"].get(key)}
@@ -154,7 +154,7 @@ def find_settings(settings: JsonObject, full: JsonObject) -> JsonObject:
 
 
 def list_rivals(groups: Groups, able: Groups, name: str, reference: str) -> list[str]:
-    """What a recipe stands beside: the best random subset and the next best method of about its cost, full training."""
+    """What a recipe is compared with: the best random subset, the next best method of its cost, full training."""
     near = [other for other in groups if other not in (name, reference) and are_level(groups, name, other)]
     by_accuracy = sorted(near, key=lambda other: -statistics.fmean(robust(groups[other])))
     drawn = [other for other in by_accuracy if is_random(groups[other])] or find_random(groups, name)
@@ -163,7 +163,7 @@ def list_rivals(groups: Groups, able: Groups, name: str, reference: str) -> list
 
 
 def find_random(groups: Groups, name: str) -> list[str]:
-    """The random subset nearest in cost, where none costs as much: whole epochs make costs jump."""
+    """The random subsets, the nearest in cost first, if none costs about the same: whole epochs make costs jump."""
     drawn = [other for other in groups if other != name and is_random(groups[other])]
     near = [other for other in drawn if are_level(groups, name, other, share=2 * SAME_COST)]
     return sorted(near, key=lambda other: abs(cost(groups, other) - cost(groups, name)))

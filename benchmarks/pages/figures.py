@@ -1,4 +1,4 @@
-"""What the pages say of runs, once: accuracies and costs of methods, the front, what differs and whether by chance."""
+"""What all pages share: accuracies and costs of methods, the front, and tested differences in words."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -25,17 +25,17 @@ Tested = Mapping[tuple[str, str], Comparison]
 
 
 def robust(records: Sequence[RunRecord]) -> list[float]:
-    """Robust accuracies of `last`, in percent, one a seed that did not collapse."""
+    """Robust accuracies of `last`, in percent, one per seed that did not collapse."""
     return [compare.robust_accuracy(record) for record in drop_collapsed(records)]
 
 
 def unit_of(found: Groups) -> Unit:
-    """What the costs of a page are counted in."""
+    """The unit in which the costs of a page are counted."""
     return choose_unit(list_records(found))
 
 
 def cost(found: Groups, name: str) -> float:
-    """The relative cost of a method, in the unit of all."""
+    """The relative cost of a method, in the unit of the page."""
     return statistics.fmean(map(unit_of(found).compare, found[name]))
 
 
@@ -50,13 +50,13 @@ def speed_reference(found: Groups, reference: str = "full") -> Sequence[RunRecor
 
 
 def cost_notes(found: Groups, reference: str = "full") -> str:
-    """What costs and seconds of such a table are."""
+    """Explain the columns of costs and seconds of such a table."""
     shown = reference if speed_reference(found, reference) else None
     return " ".join(explain_columns(found, shown))
 
 
 def front(found: Groups) -> list[str]:
-    """Methods than which none is both no dearer and more robust (mean over seeds), by cost."""
+    """The methods on the Pareto front of cost and robust accuracy (mean over seeds), by cost."""
     return [method.name for method in pareto.find_front(compare.summarize_methods(found))]
 
 
@@ -71,15 +71,15 @@ def gap(found: Groups, method: str, other: str) -> Estimate:
 
 
 def gap_text(found: Groups, method: str, other: str) -> str:
-    """The difference with its 95 % interval; alone of a single seed."""
+    """The difference with its 95 % interval; of a single seed, the difference alone."""
     estimate = gap(found, method, other)
     return f"{estimate.mean:+.1f} ± {estimate.half_width:.1f}" if estimate.freedom else f"{estimate.mean:+.1f}"
 
 
-def beside(found: Groups, method: str, other: str) -> str:
-    """The difference in words, with costs: a figure, not a verdict."""
+def describe_gap(found: Groups, method: str, other: str) -> str:
+    """Describe a difference that is not tested, with the costs."""
     costs = [cost(found, name) for name in (method, other)]
-    return f"{gap_text(found, method, other)} beside {other} (cost {costs[0]:.2f} against {costs[1]:.2f})"
+    return f"{gap_text(found, method, other)} compared with {other} (costs {costs[0]:.2f} and {costs[1]:.2f})"
 
 
 def ask(
@@ -108,19 +108,18 @@ ANSWERS = {"beats": "helps", "below": "hurts", "level": "not beyond chance"}
 
 
 def answers(section: str, found: Groups, questions: Mapping[str, Pairs], tested: Tested) -> str:
-    """A paragraph a question, whose pairs are methods with what is asked about, and without: the tested difference of
-    all pairs together, then that of each."""
+    """One paragraph per question: the tested difference of all its pairs together, then that of each pair."""
     lines = []
     for question, pairs in questions.items():
         if (section, question) in tested:
             lines += [f"**{question}**: {verdict(tested[section, question], ANSWERS)}.", ""]
-            lines += [f"- {one}: {beside(found, one, two)}." for one, two in pairs if several(found, one, two)]
+            lines += [f"- {one}: {describe_gap(found, one, two)}." for one, two in pairs if several(found, one, two)]
             lines.append("")
     return "\n".join(lines)
 
 
 def between(page: str, name: str, text: str) -> str:
-    """`page` with `text` between the marks of that name. Raises ValueError where they do not stand there, once."""
+    """`page` with `text` between the marks of that name. Raises ValueError unless each is there once."""
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, rest = page.split(start)
     _, after = rest.split(end)

@@ -1,4 +1,4 @@
-"""Does headroom foretell when choosing pays? Every selector of the studies against the random choice of its compute."""
+"""Does headroom predict gains? Every selector of the studies against the random choice of the same compute."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,15 +23,15 @@ SELECTORS: dict[str, Pairs] = {
     ],
     "pools": [(f"{name} {b}", f"random {b}") for name in POOL_SOLVERS for b in POOL_SHARES],
 }
-"""A selector, and the random choice of the same compute: whose headroom should foretell the gain."""
+"""A selector, and the random choice of the same compute: whose headroom should predict the gain."""
 
 
-HEAD = """# Does headroom foretell when choosing pays?
+HEAD = """# Does headroom predict when selection is worth its cost?
 
-Headroom, (E |g|)^2 / E |g|^2, is what the best unbiased choice leaves of a step's second moment: near 1 choosing cannot
-gain, near 0 it can ([method](../docs/method.md)). Every selector of the studies of [what to attack
-again](reattack_study.md), [free rows](free_rows.md) and [pools](pools.md) is set against the random choice of the same
-compute; headroom is that of the random choice's runs, mean over epochs.
+Headroom, (E |g|)^2 / E |g|^2, is the share of a step's second moment that the best unbiased choice leaves: near 1
+selection cannot gain, near 0 it can ([method](../docs/method.md)). Every selector of the studies of [what to attack
+again](reattack_study.md), [free rows](free_rows.md) and [pools](pools.md) is compared with the random choice of the
+same compute; headroom is that of the random choice's runs, mean over epochs.
 """
 
 
@@ -72,11 +72,11 @@ def describe(points: Sequence[Point]) -> str:
     if len(points) < 5:
         return "There are too few runs so far."
     result = spearmanr([point.headroom for point in points], [point.gain for point in points])
-    sign = "foretells" if result.statistic < 0 and result.pvalue < 0.05 else "does not foretell"
+    sign = "predicts" if result.statistic < 0 and result.pvalue < 0.05 else "does not predict"
     return (
         f"Over {len(points)} selectors the rank correlation of headroom and gain is {result.statistic:+.2f} "
-        f"(p = {result.pvalue:.3f}, as if the selectors were independent, which those of one suite are not). "
-        f"**Headroom {sign} here when choosing pays.**"
+        f"(p = {result.pvalue:.3f}, as if the selectors were independent; those of one suite are not). "
+        f"**Headroom {sign} here when selection is worth its cost.**"
     )
 
 
@@ -106,7 +106,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
     for suite, marker in markers.items():
         axes.plot([], [], marker, color="gray", label=suite)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(xlabel="headroom of the random choice, mean over epochs", ylabel="gain over it, points", xlim=(0, 1))
+    axes.set(xlabel="headroom of the random choice, mean over epochs", ylabel="gain over random, points", xlim=(0, 1))
     axes.legend(fontsize=7, loc="best")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""The page of the main tables: methods in blocks of equal cost, each beside the baselines of its block."""
+"""The page of the main tables: methods in blocks of equal cost, each with the baselines of its block."""
 
 import figures
 from figures import Groups, Tested, answers, ask, cost_notes, front, speed_reference, verdict
@@ -8,9 +8,9 @@ from advcore.reporting.tables import compare_methods, list_flags, to_markdown
 from advcore.reporting.verdicts import describe_varied, explain_test
 
 BLOCKS = {"": "full training", "0.5": "a half", "0.3": "three tenths", "0.15": "three twentieths"}
-"""What follows the @ of a method's name, and what its block is called."""
+"""The text after the @ in a method's name, and the name of its block."""
 SINGLE = ("FAT", "N-FGSM", "one step, remembered")
-"""Of all data for all epochs, in the block of three tenths: they cost a quarter."""
+"""Methods on all data for all epochs: they cost a quarter, and are listed in the block of three tenths."""
 
 MEMORY = "Remembering perturbations from epoch to epoch"
 QUESTIONS = {
@@ -28,73 +28,76 @@ QUESTIONS = {
         ("PGD-2, remembered, 16 epochs @ 0.3", "PGD-2, 16 epochs @ 0.3"),
         ("PGD-2, remembered, 8 epochs @ 0.15", "PGD-2, 8 epochs @ 0.15"),
     ],
-    "GradMatch's coreset, beside random subsets of its cost": [
+    "GradMatch's coreset, compared with random subsets of the same cost": [
         *((f"GradMatch @ {b}", f"random @ {b}") for b in (0.5, 0.3, 0.15)),
         ("GradMatch, one step, remembered @ 0.15", "random, one step, remembered @ 0.15"),
         ("GradMatch, PGD-2, remembered @ 0.15", "random, PGD-2, remembered @ 0.15"),
     ],
-    "CRAIG's coreset, beside random subsets of its cost": [(f"CRAIG @ {b}", f"random @ {b}") for b in (0.5, 0.3, 0.15)],
-    "EasyCore's with early scores, beside random subsets of its cost": [
+    "CRAIG's coreset, compared with random subsets of the same cost": [
+        (f"CRAIG @ {b}", f"random @ {b}") for b in (0.5, 0.3, 0.15)
+    ],
+    "EasyCore's coreset with early scores, compared with random subsets of the same cost": [
         (f"EasyCore, early scores @ {b}", f"random @ {b}") for b in (0.5, 0.3, 0.15)
     ],
-    "A random subset, beside all data for fewer epochs": [
+    "A random subset, compared with all data for fewer epochs": [
         (f"random @ {b}", f"shortened @ {b}") for b in (0.5, 0.3, 0.15)
     ],
 }
-"""What is asked, and the pairs of methods that answer: with the part, and without."""
+"""Questions, and the pairs of methods that answer them: with the part, and without it."""
 COMPOSED = "GradMatch, one step, remembered @ 0.15"
 AGAIN = {
-    "GradMatch's coreset with remembered steps, beside a random subset of its cost": [
+    "GradMatch's coreset with remembered steps, compared with a random subset of the same cost": [
         (COMPOSED, "random, one step, remembered @ 0.15")
     ],
-    "The same, beside all data with fast adversarial training": [(COMPOSED, "FAT, 12 epochs @ 0.15")],
-    "The same, beside all data with remembered steps": [(COMPOSED, "one step, remembered, 12 epochs @ 0.15")],
+    "The same, compared with all data and fast adversarial training": [(COMPOSED, "FAT, 12 epochs @ 0.15")],
+    "The same, compared with all data and remembered steps": [(COMPOSED, "one step, remembered, 12 epochs @ 0.15")],
     "Remembering, on all data": [("one step, remembered, 12 epochs @ 0.15", "FAT, 12 epochs @ 0.15")],
 }
-"""The same, of the runs with other seeds, at both checkpoints."""
+"""The questions to the runs with other seeds, at both checkpoints."""
 OTHERS, AT_BEST = "six other seeds", "six other seeds, checkpoint best"
 
 HEAD = """# Methods at equal cost
 
 From the committed records of the suites `main-cifar10`, `main-mnist`, `main-repeat`, `main-strong` and
 `main-mnist-strong` (`advcore bench benchmarks/suites/NAME.yaml`). 4,000 training images (10 % for validation), small
-CNN, 20 epochs of PGD-7 as the reference, PGD-50 on 4,000 test images, checkpoint `last` unless it says otherwise;
-mean ± sample deviation over seeds; bold: on the front. Blocks are of about equal cost. The baselines, what one would
-do instead: random subsets, fewer epochs (shortened), fewer attack steps (PGD-3, PGD-2), one (FAT, N-FGSM), each for
-the epochs that its block pays for.
+CNN, 20 epochs of PGD-7 as the reference, PGD-50 on 4,000 test images, checkpoint `last` unless stated otherwise;
+mean ± sample deviation over seeds; bold: on the Pareto front. The methods of a block have about the same cost. Each
+block includes the obvious baselines: random subsets, fewer epochs (shortened), fewer attack steps (PGD-3, PGD-2) and
+single steps (FAT, N-FGSM), each for as many epochs as the cost of the block allows.
 
-In short, on CIFAR-10: by its means, a cheap attack on all data, for all the epochs that its cost pays for, is ahead of
-everything else, and remembering its perturbations adds half a point at no cost, a third of one on six other seeds. At
-half the cost of full training it ends above it with each seed (PGD-50; AutoAttack on 200 images cannot tell the two
-apart). Coresets trained on with the full attack are within half a point of random subsets of their cost, and behind
-cheaper attacks; EasyCore's, and the margin rule on a coreset, are behind both. **None of these differences is beyond
-chance once it is corrected for the number of comparisons on this page**: three seeds are few. Composed with remembered
-single steps, GradMatch's coreset led random subsets and fast adversarial training on three seeds. On six others, which
-were not looked at before, it is ahead of a random subset of its cost at checkpoint `last`, not beyond chance, and
-behind it at checkpoint `best`, beyond chance: what three seeds show of one method among twenty is to be tested again.
-Remembered steps on all data cannot be told from it.
+In short, on CIFAR-10: judged by the means, a cheap attack on all data, for as many epochs as the cost allows, is ahead
+of everything else. Remembering its perturbations adds half a point at no cost, a third of a point on six other seeds.
+At half the cost of full training it ends above full training with each seed under PGD-50; AutoAttack on 200 images
+cannot distinguish the two. Coresets trained with the full attack are within half a point of random subsets of the same
+cost, and behind cheaper attacks; EasyCore's coresets, and the margin rule on a coreset, are behind both. **None of
+these differences is beyond chance once it is corrected for the number of comparisons on this page**: three seeds are
+few. Combined with remembered single steps, GradMatch's coreset was ahead of random subsets and of fast adversarial
+training on three seeds. On six others, which had not been looked at before, it is ahead of a random subset of the same
+cost at checkpoint `last`, not beyond chance, and behind it at checkpoint `best`, beyond chance: what three seeds show
+for one method among twenty has to be tested again. It cannot be distinguished from remembered steps on all data.
 
-On MNIST the ball is large, and single steps decide. Of 1.25 eps, as published, they fail (FAT and N-FGSM near 0 %,
-flagged as masked). Shorter ones, and a ball that grows over ten epochs, were tried with seed 0 and did not; steps of
-0.25 stand in the table, and collapse in two of nine runs all the same. Remembered, such steps are ahead of everything
-else at a half and at three tenths of the cost, and of full training by six points and more, with each seed; at three
-twentieths one run of three collapses, and so does one with two remembered steps. AutoAttack takes most of that lead: on
-its 200 images full training and remembered steps cannot be told apart. Coresets attacked in full are behind random
-subsets by their means, and more than 20 points behind PGD-3 on all data; that EasyCore's are behind is the one
-difference here that is beyond chance. Runs that collapsed are counted apart: they are in no mean and no comparison.
+On MNIST the ball is large, and the size of single steps decides. Steps of 1.25 eps, as published, fail (FAT and N-FGSM
+near 0 %, flagged as masked). Shorter steps, and a ball that grows over ten epochs, were tried with seed 0 and did not
+fail. The table has steps of 0.25, which still collapse in two of nine runs. With remembered perturbations such steps
+are ahead of everything else at a half and at three tenths of the cost, and more than six points ahead of full training
+with each seed; at three twentieths one run of three collapses, and so does one with two remembered steps. AutoAttack
+removes most of that lead: on its 200 images full training and remembered steps cannot be distinguished. Coresets
+trained with the full attack are behind random subsets by their means, and more than 20 points behind PGD-3 on all data;
+that EasyCore's coresets are behind is the only difference here that is beyond chance. Collapsed runs are counted
+separately: they are in no mean and in no comparison.
 
-EasyCore stands here with *early scores*: input-gradient norms averaged over the run's own 2 to 5 warm epochs of
-adversarial training, by which it selects class by class, and anew every fourth epoch. The paper's are averaged over the
-whole of a standard training, once, and rank all examples together; the suites `papers/easycore-standard` and
-`papers/easycore-trades` do that, and have not been run yet.
+EasyCore is run here with *early scores*: input-gradient norms averaged over the run's own 2 to 5 epochs of adversarial
+training before the first selection. It selects by them class by class, and again every fourth epoch. The paper averages
+its scores over a whole standard training, computes them once, and ranks all examples together; the suites
+`papers/easycore-standard` and `papers/easycore-trades` do that, and have not been run yet.
 
-Only the questions below are tested, over all their pairs at once. How each method stands to each baseline of its block
-would be some 170 comparisons more, for which three seeds are too few.
+Only the questions below are tested, each over all of its pairs at once. Comparing each method with each baseline of
+its block would add some 170 comparisons, for which three seeds are too few.
 """
 
 
-AUTOATTACK = """The front and what is nearest to it. PGD-50 above is on other images, and more of them: an accuracy here
-is to be set beside others here only."""
+AUTOATTACK = """The methods on the front and those nearest to it. PGD-50 above is measured on other images, and on
+more of them: compare accuracies within this table only."""
 
 
 def block(method: str) -> str:
@@ -121,7 +124,7 @@ def table(found: Groups, which: str = "last") -> str:
         (f"**{short(name)}**" if name in bold else short(name), BLOCKS[block(name)], *row[1:])
         for name, row in zip(names, rows, strict=True)
     ]
-    return to_markdown((head[0], "at about the cost of", *head[1:]), rows)
+    return to_markdown((head[0], "about the cost of", *head[1:]), rows)
 
 
 def test(sections: dict[str, Groups], repeated: Groups) -> Tested:
@@ -141,9 +144,9 @@ def section(title: str, found: Groups, tested: Tested) -> str:
 
 
 def again(found: Groups, tested: Tested) -> str:
-    """The runs with other seeds: nothing was chosen by them."""
-    lines = ["## Three twentieths again, with six other seeds", ""]
-    lines += ["What the table above suggests was tested on runs that it does not hold.", describe_varied(found)]
+    """The section of the runs with other seeds, which no choice was based on."""
+    lines = ["## Three twentieths of the cost: a repeat with six other seeds", ""]
+    lines += ["These runs test what the table above suggests; none of them is in that table.", describe_varied(found)]
     lines += [cost_notes(found), "", figures.table(found), "", answers(OTHERS, found, AGAIN, tested)]
     lines += ["Checkpoint `best`:", "", figures.table(found, "best"), ""]
     lines += [f"- {question}: {verdict(tested[AT_BEST, question])}." for question in AGAIN]
@@ -151,7 +154,7 @@ def again(found: Groups, tested: Tested) -> str:
 
 
 def page(sections: dict[str, Groups], repeated: Groups, strong: dict[str, Groups]) -> str:
-    """The whole page; `repeated`: some methods with other seeds; `strong`: each data set's front before AutoAttack."""
+    """The whole page; `repeated`: some methods with other seeds; `strong`: each data set's front under AutoAttack."""
     tested = test(sections, repeated)
     lines = [HEAD, explain_test(tested.values()), ""]
     lines += [section(title, found, tested) for title, found in sections.items()]

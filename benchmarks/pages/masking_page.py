@@ -1,4 +1,4 @@
-"""Two models under four attacks: benchmarks/masking.md, from the record of benchmarks/measure/masking.py."""
+"""Two models, evaluated in four ways: benchmarks/masking.md, from the record of benchmarks/measure/masking.py."""
 
 from figures import BENCHMARKS, RECORDS
 
@@ -18,19 +18,19 @@ def page(record: dict) -> str:
     ]
     told = record["settings"]
     how = f"PGD-{told['steps']} x {told['restarts']}, step {told['step_size']}"
-    header = ("model", "clean, %", f"ours, {how}", f"foolbox, {how}", "AutoAttack")
+    header = ("model", "clean, %", f"advcore, {how}", f"foolbox, {how}", "AutoAttack")
     flags = [f"- {name}: {'; '.join(one['flags']) or 'no flag'}" for name, one in record["models"].items()]
     n = next(iter(record["models"].values()))["clean"]["n"]
     return "\n".join(
         [
-            "# Two models, and what four attacks say of them",
+            "# Two models, evaluated in four ways",
             "",
             f"Made by `python benchmarks/measure/masking.py`. MNIST, linf {told['eps']}, small CNN, {n} test images, "
             f"device {record['environment']['device']}; 95 % intervals.",
             "",
             to_markdown(header, rows),
             "",
-            "What our checks say:",
+            "Flags of advcore's checks:",
             "",
             *flags,
             "",

@@ -1,4 +1,4 @@
-"""What remembering takes of an epoch: benchmarks/memory.md, from the record of benchmarks/measure/memory.py."""
+"""The cost of remembering perturbations: benchmarks/memory.md, from the record of benchmarks/measure/memory.py."""
 
 import statistics
 
@@ -21,14 +21,14 @@ def page(record: dict) -> str:
         )
     settings, environment = record["settings"], record["environment"]
     lines = [
-        "# What remembering takes of an epoch",
+        "# The cost of remembering perturbations",
         "",
-        f"Seconds of an epoch with `attack.start: remembered` over those of one without, {settings['turns']} times in "
-        "turn, the quickest of three each:",
+        "By how much longer an epoch takes with `attack.start: remembered` than without. Both take turns, "
+        f"{settings['turns']} times; each time the quickest of three epochs counts.",
         f"{settings['images']} CIFAR-10 images (JPEG copies), crop and flip, small CNN, "
         f"device {environment['device']}, {format_count(environment['threads'], 'thread')}.",
         "",
-        to_markdown(("attack, precision", "median, %", "least, %", "most, %"), rows),
+        to_markdown(("attack, precision", "median, %", "minimum, %", "maximum, %"), rows),
     ]
     return "\n".join([*lines, ""])
 

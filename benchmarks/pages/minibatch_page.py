@@ -1,47 +1,50 @@
-"""The page of the minibatch study: tables, and in plain words which rules beat what costs the same."""
+"""The page of the minibatch study: tables, and which rules beat baselines of the same cost."""
 
 import statistics
 from collections.abc import Mapping
 
-from figures import Groups, Tested, ask, beside, cost_notes, several, table, verdict
+from figures import Groups, Tested, ask, cost_notes, describe_gap, several, table, verdict
 
 from advcore.reporting.statistics import compare_all
 from advcore.reporting.tables import list_flags
 from advcore.reporting.verdicts import describe_varied, explain_test
 
-BESIDE = {
+BASELINES = {
     "margin": ["random", "shortened", "fewer steps"],
     "gradient matching": ["random", "shortened", "fewer steps"],
     "loss-ranked": ["random mix", "full"],
     "coreset": ["random coreset", "shortened to 6"],
     "coreset x margin": ["random coreset x random", "shortened"],
 }
-"""Each rule, and what stands beside it: random at the same cost first."""
+"""Each rule, and its baselines: random at the same cost first."""
 
 
 HEAD = """# Saving inside the minibatch
 
 From the committed records of the suites `minibatch-mnist`, `minibatch-cifar10`, `minibatch-factors` and
 `minibatch-strong` (`advcore bench benchmarks/suites/NAME.yaml`). 4,000 images (10 % for validation), 10 epochs of
-PGD-7 training, small CNN: a small study, whose models are far from converged. Costs are relative to `full`; a rule's
-baseline has its cost: random attacks a larger part, a random coreset is larger and lasts an epoch more, a random mix
-of clean and attacked images is learned from for 20 epochs.
+PGD-7 training, small CNN: a small study, whose models are far from converged. Costs are relative to `full`. The
+baseline of a rule has the same cost: random attacks a larger part of each batch, a random coreset is larger and trains
+for one epoch more, and a random mix of clean and attacked images trains for 20 epochs.
 
-In short: by the means over seeds no rule is ahead of random at its cost here, and full data attacked with fewer steps
-is ahead of them all. Of the comparisons below one is beyond chance, corrected for their number: margin is worse than
-random on MNIST. A selection attacks everything with the full attack, which is worth almost an epoch of ten; random
-spends it on updates. What margin and gradient matching spend on looking, random spends on attacking more. Gradient
-matching's score hardly lasts from one epoch to the next ([diagnostics](diagnostics.md)), and unbiased weights do not
-mend it. Loss-ranked training costs more than full training, because what it leaves out has been attacked already.
-PGD-20 flatters what attacks a part: before AutoAttack, at the end of this page, margin falls far behind random on
-MNIST, with the one seed that was attacked so.
+In short: judged by the means over seeds, no rule is ahead of random at the same cost here, and attacking all data with
+fewer steps is ahead of them all. One of the comparisons below is beyond chance after the correction for their number:
+margin is worse than random on MNIST. A selection attacks all examples with the full attack, which costs almost one
+epoch of ten; random spends it on updates. What margin and gradient matching spend on scoring, random spends on
+attacking more examples. The score of gradient matching hardly lasts from one epoch to the next
+([diagnostics](diagnostics.md)), and unbiased weights do not fix it. Loss-ranked training costs more than full
+training, because the examples that it leaves out have already been attacked. PGD-20 flatters rules that attack only a
+part of each batch: under AutoAttack, at the end of this page, margin falls far behind random on MNIST, with the one
+seed that was evaluated in this way.
 """
 
 
-def beside_rules(found: Groups) -> dict[str, list[tuple[str, str]]]:
-    """Each rule with each method that stands beside it, as a question of one pair."""
-    pairs = [(rule, name) for rule, others in BESIDE.items() for other in others for name in found if _is(name, other)]
-    return {f"{rule} beside {name}": [(rule, name)] for rule, name in pairs if rule in found}
+def list_questions(found: Groups) -> dict[str, list[tuple[str, str]]]:
+    """Return a question of one pair for each rule and each of its baselines."""
+    pairs = [
+        (rule, name) for rule, others in BASELINES.items() for other in others for name in found if _is(name, other)
+    ]
+    return {f"{rule} compared with {name}": [(rule, name)] for rule, name in pairs if rule in found}
 
 
 def _is(name: str, other: str) -> bool:
@@ -50,12 +53,12 @@ def _is(name: str, other: str) -> bool:
 
 def test(sections: Mapping[str, Groups]) -> Tested:
     """All comparisons of the page."""
-    asked = [ask(title, found, beside_rules(found)) for title, found in sections.items()]
+    asked = [ask(title, found, list_questions(found)) for title, found in sections.items()]
     return compare_all({key: differences for part in asked for key, differences in part.items()})
 
 
 def section(title: str, found: Groups, tested: Tested) -> str:
-    """One data set: its table, and a sentence a rule."""
+    """One data set: its table, and one sentence per question."""
     first = next(iter(found.values()))[0]
     n, device = first.final["last"]["clean"]["n"], first.environment["device"]
     lines = [
@@ -67,38 +70,38 @@ def section(title: str, found: Groups, tested: Tested) -> str:
     lines += [f"\nFlags: {told}." for told in ["; ".join(list_flags(found, "last"))] if told]
     lines += ["", f"Beyond chance? {describe_varied(found)}", ""]
     lines += [f"- {question}: {verdict(result)}." for (of, question), result in tested.items() if of == title]
-    lines += ["", "Does what is attacked become uniform? Entropy of the draws, 1 where they are uniform:", ""]
+    lines += ["", "Does the choice of what to attack become uniform? Entropy of the draws; 1 is uniform:", ""]
     for rule in ("margin", "gradient matching"):
         records = found.get(rule, ())
         if records:
             places = (records[0].config["minibatch"]["warm_up"], -1)
             first, last = (statistics.mean(one.epochs[i]["minibatch"]["entropy"] for one in records) for i in places)
-            lines.append(f"- {rule}: {first:.2f} in the first epoch that scores, {last:.2f} in the last.")
+            lines.append(f"- {rule}: {first:.2f} in the first epoch with scores, {last:.2f} in the last.")
     return "\n".join(lines)
 
 
 def factors(found: Groups, base: Groups) -> str:
-    """One factor at a time: margin beside random at its cost, which is the base's where random has no such setting."""
+    """One factor at a time: each rule against random at its cost; the base's random where it has no such setting."""
     shown = {f"{name}, base": base[name] for name in ("margin", "random")} | {
         "gradient matching, base": base["gradient matching"],
         **found,
     }
     lines = ["## One factor at a time, CIFAR-10 (JPEG copies)", ""]
     lines += [
-        "The base is rho 0.25 (random: 0.3, which costs the same), warm-up 2, lambda 0.2. `corrected` weights what was"
+        "The base is rho 0.25 (random: 0.3, which costs the same), warm-up 2, lambda 0.2. `corrected` weights the"
     ]
-    lines += ["drawn by its inverse probability, so that the loss is that of the whole batch in expectation.", ""]
+    lines += ["drawn examples by their inverse probability: in expectation the loss is that of the whole batch.", ""]
     lines += [cost_notes(shown), "", table(shown), ""]
     for name in shown:
         rule, factor = name.split(", ")
         other = f"random, {factor}" if f"random, {factor}" in shown else "random, base"
         if rule != "random" and several(shown, name, other):
-            lines.append(f"- {name}: {beside(shown, name, other)}.")
+            lines.append(f"- {name}: {describe_gap(shown, name, other)}.")
     return "\n".join([*lines, ""])
 
 
 def page(sections: Mapping[str, Groups], single: str, strong: Groups) -> str:
-    """The whole page; `single`: the section of factors; `strong`: the runs before AutoAttack."""
+    """The whole page; `single`: the section of factors; `strong`: the runs under AutoAttack."""
     tail = ["## AutoAttack, 200 images, seed 0", ""] if strong else []
     for data in dict.fromkeys(name.rsplit(", ", 1)[0] for name in strong):
         own = {name.rsplit(", ", 1)[1]: records for name, records in strong.items() if name.startswith(f"{data}, ")}

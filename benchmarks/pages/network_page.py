@@ -1,5 +1,6 @@
-"""What several processes send each other, and what that means: the figures of docs/distributed.md. Arithmetic; the one
-thing that was measured is the solve, in benchmarks/records/solvers.
+"""What several processes send each other, and what that means: the figures of docs/distributed.md.
+
+All of it is arithmetic, except the solve, which was measured: benchmarks/records/solvers.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ PROCESSES = (2, 8, 64, 512)
 @dataclass(frozen=True)
 class Shape:
     """n examples, head of d features and c classes, p parameters; passes : forward passes of the objective; k : share
-    that is kept."""
+    of the data in the coreset."""
 
     name: str
     n: int

@@ -1,4 +1,4 @@
-"""The pages of the papers' tables and figures: our records beside the published numbers (benchmarks/published.yaml)."""
+"""The pages of the papers' tables and figures: our records and the published numbers (benchmarks/published.yaml)."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ MISSING = "not published in numbers"
 NOT_RUN = "not run yet"
 NO_ROW = "not in the suite"
 DURATIONS = ("minutes", "seconds")
-"""Columns that are published only; the speed-up is computed from them."""
+"""Columns that only the papers have; their speed-ups are computed from them."""
 
 
 class Table:
@@ -45,7 +45,7 @@ class Table:
 
 
 def format_published(page: Mapping, method: str, column: str) -> str:
-    """A published number as it was entered; digitised ones say so."""
+    """A published number as it was entered, marked if it was digitised."""
     value = page["rows"].get(method, {}).get(column)
     if value is None:
         return MISSING
@@ -96,7 +96,7 @@ def read_accuracy(record: RunRecord, column: str, labels: Sequence[str]) -> Iter
 
 
 def make_header(page: Mapping) -> Row:
-    """The titles: each column ours and published; times published only, with the speed-up after them."""
+    """The titles: each column ours and published; times only as published, followed by the speed-ups."""
     titles = ["method", "seeds"]
     for column, title in page["columns"].items():
         if column in DURATIONS:
@@ -136,17 +136,17 @@ def describe_attack(attack: Mapping | None) -> str:
 
 
 def describe_differences(of: Table) -> list[str]:
-    """What differs between our runs and the paper's."""
+    """The differences between our runs and the paper's."""
     reference = of.suite.reference or next(iter(of.suite.methods))
     here, there = (
         describe_run(tables.suite_of(f"papers/{of.name}", size).methods[reference]) for size in (SIZE, "full")
     )
-    full = f"In the size full, whose settings are the paper's where these are known: {there}; it has not been run."
-    return [f"What differs. Here: {here}. {full} {of.page['differs']}"]
+    full = f"The size full has the paper's settings where these are known: {there}; it has not been run."
+    return [f"Differences from the paper. Here: {here}. {full} {of.page['differs']}"]
 
 
 def list_claims(page: Mapping) -> list[str]:
-    """Published numbers that no row holds."""
+    """Published numbers that are in no row."""
     return [f"- {claim['place']}: {claim['value']} {claim['text']}." for claim in page.get("claims", [])]
 
 
@@ -159,14 +159,14 @@ def text(name: str) -> str:
     lines += ["", *describe_differences(of), "", "Ours: mean ± sample deviation over seeds, checkpoint `last`.", ""]
     lines += [to_markdown(make_header(of.page), [make_row(of, method) for method in of.list_rows()]), ""]
     claims = list_claims(of.page)
-    lines += ["The paper says too:", "", *claims, ""] if claims else []
+    lines += ["The paper also states:", "", *claims, ""] if claims else []
     return "\n".join([*lines, *list_ours(of)])
 
 
 def list_ours(of: Table) -> list[str]:
-    """Our runs in full: both checkpoints, with costs, and what differs beyond chance."""
+    """Our runs in full: both checkpoints with costs, and tested differences."""
     if not of.groups:
-        return ["No run is done: [schedule](../schedule.md).", ""]
+        return ["No run has finished yet: [schedule](../schedule.md).", ""]
     reference = of.suite.reference or ""
     first = next(iter(of.groups.values()))[0]
     n, device = first.final["last"]["clean"]["n"], first.environment["device"]
@@ -184,8 +184,8 @@ def list_ours(of: Table) -> list[str]:
 
 INDEX_HEAD = """# The papers' tables and figures
 
-Each with its suite (`advcore bench benchmarks/suites/papers/NAME.yaml --size small`), its page, and how many runs are
-done. Hours: [schedule](schedule.md). Published numbers come from [published.yaml](published.yaml).
+Each table or figure with its suite (`advcore bench benchmarks/suites/papers/NAME.yaml --size small`), its page, and the
+number of finished runs. Hours: [schedule](schedule.md). Published numbers come from [published.yaml](published.yaml).
 """
 
 
@@ -200,7 +200,7 @@ def index_text() -> str:
         place = f"{PUBLISHED['papers'][page['paper']]}, {page['place']}"
         rows.append((place, f"[{name}](papers/{name}.md)", numbers, f"{done} of {planned}"))
     header = ("table or figure", "suite and page", "published numbers", "runs done, size small")
-    lines = [INDEX_HEAD, to_markdown(header, rows), "", "Not rebuilt:", ""]
+    lines = [INDEX_HEAD, to_markdown(header, rows), "", "Not reproduced:", ""]
     for entry in PUBLISHED["not_rebuilt"]:
         lines.append(f"- {PUBLISHED['papers'][entry['paper']]}, {entry['place']}: {entry['why']}.")
     return "\n".join([*lines, ""])

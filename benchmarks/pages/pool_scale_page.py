@@ -25,28 +25,28 @@ def page(record: dict) -> str:
     lines = [
         "# A selection from a pool of a million",
         "",
-        f"{n:,} generated rows of the shape of CIFAR-10 and ResNet-18 (10 classes, 512 features, 50 clusters a class),",
-        "float32, read from a file, which is in the time; 10 % of each class are picked in random blocks",
-        f"(`solver.block_size`), once; {threads} of a machine that others used too. The peak is all that the process",
-        "holds, torch included.",
+        f"{n:,} generated rows of the shape of CIFAR-10 and ResNet-18 (10 classes, 512 features, 50 clusters per",
+        "class), float32, read from a file (included in the time). 10 % of each class are picked once, in random",
+        f"blocks (`solver.block_size`); {threads} of a machine with other work on it. The peak is that of the whole",
+        "process, torch included.",
         "",
         to_markdown(("solver", "block_size", "minutes", "peak, GB", *shared), at_scale),
         "",
         *_explain_bias(cases),
-        f"The first {few:,} of these rows, about {few // 10:,} a class, beside the solvers without blocks:",
+        f"The first {few:,} of these rows, about {few // 10:,} per class, compared with the solvers without blocks:",
         "",
-        to_markdown(("solver", "block_size", "seconds", "over the exact error", *shared), on_few),
+        to_markdown(("solver", "block_size", "seconds", "relative to the exact error", *shared), on_few),
     ]
     return "\n".join([*lines, ""])
 
 
 def _explain_bias(cases: list[dict]) -> list[str]:
-    """Return lines on medoids whose sum is farther off than that of random rows, where there are such."""
+    """Explain why the sum of medoids has a larger error than that of random rows, if there is such a case."""
     if all(case["gradient_error"] < case["gradient_error_random"] for case in cases):
         return []
     return [
-        "What CRAIG lowers is the distance of rows from their medoids. A sum of medoids is biased, that of a random",
-        "subset is not: its error falls with the root of its size, so that from some size on it is the smaller one.",
+        "CRAIG minimises the distance of rows from their medoids. A sum of medoids is biased; that of a random subset",
+        "is not, and its error falls with the root of the subset's size: from some size on it is the smaller one.",
         "",
     ]
 

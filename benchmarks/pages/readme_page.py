@@ -1,4 +1,4 @@
-"""What README shows of the records: its picture, what half the cost loses, and its table of eight rows."""
+"""What README shows of the records: its picture, a sentence on half the cost, and its table of eight rows."""
 
 import statistics
 from pathlib import Path
@@ -64,7 +64,7 @@ def _describe_chance(tested: dict[tuple[str, str], Comparison]) -> str:
 
 
 def table(found: Groups, strong: Groups) -> str:
-    """Eight rows: accuracies, cost, seconds. strong : the methods that met AutoAttack."""
+    """Eight rows: accuracies, cost, seconds. strong : the methods evaluated by AutoAttack."""
     title = unit_of(found).title
     header = ("training", "clean, %", "PGD-50, %", f"AutoAttack, % ({_count(strong)} images)", title, "seconds")
     return to_markdown(header, [_list_cells(found, strong, name) for name in ROWS])

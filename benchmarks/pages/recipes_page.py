@@ -1,4 +1,4 @@
-"""The pages of fine-tuning and of the parts of recipes: tables, and what the tests of their questions say."""
+"""The pages of fine-tuning and of the parts of recipes: tables, and the tests of their questions."""
 
 import statistics
 from collections import Counter
@@ -12,52 +12,54 @@ from advcore.types import Flag
 
 SECTION = "last"
 FINETUNE: dict[str, Pairs] = {
-    "Trained weights, beside random ones, for the same epochs of adversarial training": [
+    "Trained weights, compared with random ones, for the same epochs of adversarial training": [
         ("fine-tuned, 2 epochs", "random weights, 2 epochs"),
         ("fine-tuned, 5 epochs", "random weights, 5 epochs"),
     ],
-    "The head alone in the first epoch, beside all weights": [
+    "The head alone in the first epoch, compared with all weights": [
         ("fine-tuned, head first, 2 epochs", "fine-tuned, 2 epochs"),
         ("fine-tuned, head first, 5 epochs", "fine-tuned, 5 epochs"),
     ],
-    "Trained weights, beside random ones and adversarial training for what the pretraining cost, too": [
+    "Trained weights, compared with random ones whose adversarial training also gets the cost of the pretraining": [
         ("fine-tuned, 5 epochs", "random weights, 13 epochs"),
     ],
 }
-"""What is asked, and the pairs of methods that answer: with the part, and without."""
+"""Questions, and the pairs of methods that answer them: with the part, and without it."""
 RECIPES: dict[str, Pairs] = {
-    "AWP, beside as much compute in more epochs": [("AWP", "one step, remembered, 29 epochs")],
+    "AWP, compared with the same compute in more epochs": [("AWP", "one step, remembered, 29 epochs")],
     "Label smoothing": [("label smoothing", "one step, remembered")],
     "SWA": [("SWA", "one step, remembered")],
-    "AdamW with warm-up and cosine, beside SGD and one cycle": [("AdamW, cosine with warm-up", "one step, remembered")],
-    "CutMix, beside FAT": [("FAT, CutMix", "FAT")],
+    "AdamW with warm-up and cosine, compared with SGD and one cycle": [
+        ("AdamW, cosine with warm-up", "one step, remembered")
+    ],
+    "CutMix, compared with FAT": [("FAT, CutMix", "FAT")],
 }
 
-FINETUNE_HEAD = """# Does it pay to harden a network that is trained already?
+FINETUNE_HEAD = """# Is it worth hardening a network that is already trained?
 
 From the committed records of the suites `finetune` and `finetune-search` (`advcore bench benchmarks/suites/NAME.yaml`).
 CIFAR-10 (JPEG copies), all 50,000 images (10 % for validation), a small CNN that reaches {clean} % on clean images
-when it is trained ordinarily for 15 epochs: far below what larger networks reach, adversarially trained or not.
-Adversarial training takes one step of 10/255 from remembered perturbations. Costs are relative to 10 epochs of PGD-10;
-what the pretraining cost stands in its own column. Learning rates: for each start the best on held-out images with one
-seed, below.
+after 15 epochs of ordinary training: far below larger networks, adversarially trained or not. Adversarial training
+takes one step of 10/255 from remembered perturbations. Costs are relative to 10 epochs of PGD-10; the cost of the
+pretraining has its own column. Each start has the learning rate that was best on held-out images with one seed (below).
 
-In short: it pays if the weights are there already. For the same epochs of adversarial training, trained weights end two
-points more robust than random ones, and seven to eleven points more accurate on clean images. They save no compute that
-has still to be spent: random weights that are trained adversarially for what both parts cost together end six tenths of
-a point more robust, which may be chance, and two points less accurate on clean images. A first epoch on the head alone
-costs nearly three points where there are only two epochs, and changes nothing sure where there are five.
+In short: it is worth it if the trained weights exist already. For the same epochs of adversarial training, trained
+weights end two points more robust than random ones, and seven to eleven points more accurate on clean images. They
+save nothing if the pretraining has still to be paid for: random weights that are trained adversarially for the cost of
+both parts end six tenths of a point more robust, which may be chance, and two points less accurate on clean images.
+Training only the head in the first epoch costs nearly three points with two epochs, and makes no clear difference with
+five.
 """
 RECIPES_HEAD = """# The parts of today's recipes, one at a time
 
 From the committed records of the suite `recipes` (`advcore bench benchmarks/suites/recipes.yaml`). CIFAR-10 (JPEG
-copies), 10,000 images (10 % for validation), a small CNN, 20 epochs of one step. The published gains of these parts are
-of large networks that train for 100 epochs and more and overfit robustly. This one is far from that, and nothing was
-tuned for any part. Costs are relative to one step, remembered.
+copies), 10,000 images (10 % for validation), a small CNN, 20 epochs of one step. The published gains of these parts
+are for large networks that train for 100 epochs and more and show robust overfitting. This network is far from that,
+and nothing was tuned for any part. Costs are relative to one remembered step.
 
-In short: at this size nothing helps beyond chance, and what guards against overfitting hurts a network that underfits:
-CutMix ends two and a half points less robust than FAT without it, AWP more than a point below as much compute in more
-epochs.
+In short: at this size nothing helps beyond chance, and protection against overfitting hurts a network that underfits:
+CutMix ends two and a half points less robust than FAT without it, and AWP more than a point below the same compute in
+more epochs.
 """
 
 
@@ -74,12 +76,12 @@ def body(found: Groups, questions: dict[str, Pairs], reference: str) -> str:
     for which in ("last", "best"):
         lines += [f"Checkpoint `{which}`:", "", table(found, which, reference), ""]
         lines += flag_lines(found, which)
-    lines += ["## What differs, and whether by chance", "", answers(SECTION, found, questions, tested)]
+    lines += ["## Differences, and whether they are beyond chance", "", answers(SECTION, found, questions, tested)]
     return "\n".join([*lines, f"{explain_test(tested.values())} {describe_varied(found)}", ""])
 
 
 def flag_lines(found: Groups, which: str) -> list[str]:
-    """A line for each kind of flag: how many runs of which methods have it."""
+    """Return one line per kind of flag: how many runs of which methods have it."""
     runs: dict[str, Counter[str]] = {}
     for name, line in iterate_flags(found, which):
         runs.setdefault(Flag.read(line).kind, Counter())[name] += 1

@@ -12,7 +12,7 @@ from advcore.reporting.verdicts import describe_varied, explain_test
 
 FULL = "full (PGD-7)"
 QUARTER = 0.2505
-"""A quarter of full training, and the rounding of a plan to whole epochs."""
+"""A quarter of full training, with a margin for rounding a plan to whole epochs."""
 QUESTIONS = {
     "Memory": [
         ("one step, remembered", "FAT"),
@@ -23,24 +23,26 @@ QUESTIONS = {
         ("random, PGD-2, remembered", "random, PGD-2"),
         ("GradMatch, PGD-2, remembered", "GradMatch, PGD-2"),
     ],
-    "The coreset, beside a random subset of the same cost": [
+    "The coreset, compared with a random subset of the same cost": [
         ("GradMatch, one step", "random, one step"),
         ("GradMatch, one step, remembered", "random, one step, remembered"),
         ("GradMatch, one step, half, remembered", "random, one step, half, remembered"),
         ("GradMatch, PGD-2", "random, PGD-2"),
         ("GradMatch, PGD-2, remembered", "random, PGD-2, remembered"),
     ],
-    "A subset for more epochs, beside all data for fewer": [
+    "A subset for more epochs, compared with all data for fewer": [
         ("random, one step", "FAT"),
         ("GradMatch, one step", "FAT"),
         ("random, one step, half", "one step, shortened"),
     ],
     "Selection by one step": [("GradMatch 0.3, selected by FGSM", "GradMatch 0.3")],
-    "The margin rule, beside random minibatches of its cost": [("margin, one step", "random minibatch, one step")],
+    "The margin rule, compared with random minibatches of the same cost": [
+        ("margin, one step", "random minibatch, one step")
+    ],
     "Half of each batch, drawn at random, for twice the epochs": [("random minibatch, one step", "FAT")],
-    "Steps that grow": [("PGD, steps 1 to 3", "PGD-2")],
+    "A growing number of steps": [("PGD, steps 1 to 3", "PGD-2")],
 }
-"""What is asked, and the pairs of methods that answer: with the part, and without."""
+"""Questions, and the pairs of methods that answer them: with the part, and without it."""
 FAMILIES = {
     "GradMatch": "tab:orange",
     "CRAIG": "tab:green",
@@ -56,28 +58,29 @@ HEAD = """# Cheaper training, all savings in one picture
 From the committed records of the suites `savings`, `savings-parts`, `savings-long` and `savings-strong` (`advcore
 bench benchmarks/suites/NAME.yaml`). CIFAR-10 (JPEG copies): 4,000 training images (10 % for validation), small CNN,
 linf 8/255, 10 epochs of PGD-7 as the reference: a small study of models that are far from converged. Coreset runs
-train on all data for 60 % of the epochs that their budget leaves, and select every 4 epochs from there. At a quarter
-of the cost they run 20 epochs of one step or 14 of two, on the largest coreset that this pays for (`selection.cost`).
+train on all data for 60 % of the epochs that their budget allows, and select every 4 epochs from there. At a quarter
+of the cost they run 20 epochs of one step or 14 of two, on the largest coreset that this cost allows
+(`selection.cost`).
 
-In short: at this size the price of the attack is nearly all there is to save. One step costs a quarter and its mean is
-within half a point of full training's; what else is saved must be spent on something, and neither more epochs on a
-subset nor better chosen subsets bring more than the same passes on all data. Remembering perturbations costs no passes
-and is ahead by two tenths of a point, over three times the epochs by seven tenths. GradMatch's coresets match the full
-attack's gradient closely even when one step selects them, many times closer than random subsets do, and train no
-better. The margin rule, whose look at the batch costs as much as half an attack step, falls behind with each seed. With
-two and three seeds none of these differences in accuracy is beyond chance, corrected for their number.
+In short: at this size nearly all that can be saved is the cost of the attack. One step costs a quarter of full
+training, and its mean is within half a point of that. Whatever else is saved must be spent on something, and neither
+more epochs on a subset nor better chosen subsets gain more than the same passes on all data. Remembering perturbations
+costs no passes and is ahead by two tenths of a point, over three times the epochs by seven tenths. GradMatch's coresets
+match the full attack's gradient closely, many times more closely than random subsets do, even if one step selects
+them; they train no better. The margin rule, whose scores cost as much as half an attack step, falls behind with each
+seed. With two and three seeds none of these differences in accuracy is beyond chance, corrected for their number.
 """
 LASTING = {
-    "One remembered step, beside full training": [("one step, remembered", "full (PGD-7)")],
+    "One remembered step, compared with full training": [("one step, remembered", "full (PGD-7)")],
     "Memory": [("one step, remembered", "FAT")],
     "A coreset, with remembered steps": [("GradMatch, one step, remembered", "one step, remembered")],
-    "One step, beside full training": [("FAT", "full (PGD-7)")],
+    "One step, compared with full training": [("FAT", "full (PGD-7)")],
 }
 PARTS, LONG = "parts", "three times the epochs"
 
 
 LABELLED = ("full (PGD-7)", "PGD-3", "shortened", "margin, one step", "random 0.1", "GradMatch 0.1", "GradMatch 0.5")
-"""Named in the picture, beside the front."""
+"""Named in the picture, in addition to the front."""
 
 
 def family(method: str) -> str:
@@ -94,12 +97,12 @@ def table(found: Groups) -> str:
 
 
 def quarter(found: Groups, full: str) -> str:
-    """The best at a quarter of the cost, beside full training."""
+    """The best methods at a quarter of the cost, compared with full training."""
     cheap = {name: statistics.fmean(robust(records)) for name, records in found.items() if cost(found, name) <= QUARTER}
     order = sorted(cheap, key=cheap.get, reverse=True)
     reached = statistics.fmean(robust(found[full]))
     told = "; ".join(f"{name} {cheap[name]:.1f} at {cost(found, name):.2f}" for name in order[:4])
-    return f"At most a quarter of full training ({reached:.1f} % robust): {told}."
+    return f"The best at a quarter of the cost of full training ({reached:.1f} % robust) or less: {told}."
 
 
 def test(found: Groups, lasting: Groups) -> Tested:
@@ -108,7 +111,7 @@ def test(found: Groups, lasting: Groups) -> Tested:
 
 
 def text(found: Groups, lasting: Groups, strong: Groups) -> str:
-    """The whole page. `lasting`: runs of three times the epochs; `strong`: the front before AutoAttack."""
+    """The whole page. `lasting`: runs of three times the epochs; `strong`: the front under AutoAttack."""
     first = next(iter(found.values()))[0]
     n, device = first.final["last"]["clean"]["n"], first.environment["device"]
     tested = test(found, lasting)

@@ -1,4 +1,4 @@
-"""The schedule of long studies: which runs, how long each takes on one core, and how many are done."""
+"""The schedule of long studies: their runs, how long each takes on one core, and how many are done."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from advcore.reporting.record import RunRecord
 from advcore.reporting.tables import to_markdown
 
 START_SECONDS = 12
-"""What a run takes before its first step and after its last: imports, data, counting operations."""
+"""Seconds of a run before its first step and after its last: imports, data, counting operations."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ SELECTION = (
 PAPERS = tuple(
     Part(f"papers/{name}", page["seconds_per_run"], "small") for name, page in papers_page.PUBLISHED["pages"].items()
 )
-STUDIES = {"What selection can pay": (SELECTION, 40), "Tables of the papers, size small": (PAPERS, 12)}
+STUDIES = {"Where selection is worth its cost": (SELECTION, 40), "Tables of the papers, size small": (PAPERS, 12)}
 """Titles to the suites of a study, in their order, and the process-hours that it may take."""
 
 HEAD = """# Schedule of the long studies
 
 Each run is one process with one thread, two of them side by side on 2 cores: `advcore bench
-benchmarks/suites/NAME.yaml` (with `--size small` for the papers' tables) with OMP_NUM_THREADS=1, one suite per core. A
-suite that was stopped goes on with the same command. Seconds of a run are the median over its records, evaluation
+benchmarks/suites/NAME.yaml` (with `--size small` for the papers' tables) with OMP_NUM_THREADS=1, one suite per core.
+The same command continues a suite that was stopped. Seconds per run are the median over the suite's records, evaluation
 included, under whatever load there was; before there is a record, an estimate from trials. The baselines that a suite
-adds by itself count from its first run on.
+adds automatically count from its first run on.
 """
 
 

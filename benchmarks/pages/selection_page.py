@@ -1,4 +1,4 @@
-"""The pages of what selection can pay: what to attack again, rows for free, pools, and what headroom foretells."""
+"""The pages on where selection is worth its cost: what to attack again, free rows, and pools."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -33,17 +33,17 @@ REATTACK: dict[str, Pairs] = {
     "A ball that grows as the rule's perturbations do, against one of full size": [
         (f"all, ball growing as random {share}", "all") for share in SHARES
     ],
-    "As many updates as with rho 0.5, for 1.25 of the compute": [("all, as many updates as random 0.5", "all")],
-    "Rho 0.5 for as many updates as all, for 0.8 of the compute": [("random 0.5, as many updates as all", "all")],
+    "As many updates as with rho 0.5, for 1.25 times the compute": [("all, as many updates as random 0.5", "all")],
+    "Rho 0.5 with as many updates as all, for 0.8 times the compute": [("random 0.5, as many updates as all", "all")],
     "PGD-2, against one remembered step": [("PGD-2", "all")],
     "FGSM-PGI, against one remembered step": [("FGSM-PGI", "all")],
 }
-"""What is asked of a study of re-attacking, and the pairs of methods that answer: with the part, and without."""
+"""The questions of the studies of re-attacking, and the pairs of methods that answer: with the part, and without."""
 
 AHEAD, LEVEL = "{} is ahead of {}", "{} is not ahead of {} beyond chance"
 CONCLUSIONS = {
-    (True, True): "the selector pays",
-    (True, False): "a schedule, not a selector",
+    (True, True): "the selector is worth its cost",
+    (True, False): "a gain of the schedule, not of the selector",
     (False, True): "no gain over the schedule",
     (False, False): "no gain",
 }
@@ -77,7 +77,7 @@ POOLS: dict[str, Pairs] = {
         for solver, title in POOL_SOLVERS.items()
     },
     "A random share, against the whole pool": [(f"random {b}", "whole pool") for b in POOL_SHARES],
-    "The whole pool, against none": [("whole pool", "no pool")],
+    "The whole pool, against no pool": [("whole pool", "no pool")],
 }
 
 
@@ -119,7 +119,9 @@ def _any_beats(tested: Tested, title: str, questions: Sequence[str]) -> bool:
 
 
 def list_verdicts(title: str, questions: Mapping[str, Pairs], tested: Tested) -> list[str]:
-    """A line for each question of a section that was answered beyond chance."""
+    """Return one line per question of a section that was answered beyond chance."""
+    if not any((title, question) in tested for question in questions):
+        return ["- There are too few runs for a test so far."]
     lines = []
     for question in questions:
         comparison = tested.get((title, question))
@@ -130,7 +132,7 @@ def list_verdicts(title: str, questions: Mapping[str, Pairs], tested: Tested) ->
 
 
 def staleness_table(found: Groups) -> str:
-    """How old and how wrong the rows of the selections were, and what their coresets' gradients miss."""
+    """How old and how wrong the rows of the selections were, and the gradient errors of their coresets."""
     rows = []
     for name, records in found.items():
         entries = [entry for record in records for entry in record.selections]
@@ -146,28 +148,30 @@ def _format_mean(entries: Sequence[Mapping], key: str) -> str:
     return f"{statistics.fmean(values):.2f}" if values else "–"
 
 
-REATTACK_HEAD = """# What to attack again, and whether it pays
+REATTACK_HEAD = """# What to attack again, and whether it is worth it
 
 From the committed records of the suites `reattack-mnist` and `reattack-cifar10` (`advcore bench
-benchmarks/suites/NAME.yaml`). Of each batch a share rho takes a new step from its remembered perturbation, chosen at
-random, by the lowest p_y at the last visit or by the oldest perturbation; the others are trained on their remembered
-adversarial images. All rows have the same compute unless they say otherwise. Two things come with such a rule and
-have to be separated from it: more updates for the same compute, and perturbations that are weak early in training.
-So there are rows with as many updates, and rows that attack everyone in a ball that grows.
+benchmarks/suites/NAME.yaml`). In each batch a share rho of the examples takes a new step from the remembered
+perturbation: chosen at random, by the lowest p_y at the last visit, or by the oldest perturbation. The others are
+trained on their remembered adversarial images. All rows have the same compute unless they say otherwise. Such a rule
+has two side effects that have to be separated from it: more updates for the same compute, and perturbations that are
+weak early in training. So there are rows with the same number of updates, and rows that attack all examples in a ball
+that grows.
 """
-FREE_ROWS_HEAD = """# Rows for free, and whether they pay
+FREE_ROWS_HEAD = """# Free gradient rows, and whether they are worth it
 
 From the committed records of the suite `free-rows` (`advcore bench benchmarks/suites/free-rows.yaml`). Coresets chosen
 from rows that are caught in training ([how](../docs/savings.md#selecting-without-an-attack)) are compared with random
-subsets of the same compute, budgets .1, .3 and .5. *Refreshed*: after each epoch a twentieth of the examples outside of
-the coreset is attacked and measured again. *Attacked*: all examples are attacked at each selection. What these two cost
-comes off their budgets.
+subsets of the same compute, budgets .1, .3 and .5. *Refreshed*: after each epoch a twentieth of the examples outside
+the coreset is attacked and measured again. *Attacked*: all examples are attacked at each selection. The cost of these
+two is deducted from their budgets.
 """
-POOLS_HEAD = """# Choosing from a pool, and whether it pays
+POOLS_HEAD = """# Selecting from a pool, and whether it is worth it
 
 From the committed records of the suites `pools` and `pools-redundant` (`advcore bench benchmarks/suites/NAME.yaml`):
-5,000 labelled CIFAR-10 images and a pool that a teacher labels which was trained on these alone. Its errors are real:
-{errors} of the pool's labels are wrong. Each batch takes 0.7 from the pool, or from the share that a selector chose.
+5,000 labelled CIFAR-10 images, and a pool whose labels come from a teacher that was trained on these images alone. The
+label errors are real: {errors} of the pool's labels are wrong. Each batch takes 0.7 of its examples from the pool, or
+from the share that a selector chose.
 """
 
 
@@ -185,7 +189,7 @@ def study_text(
     lines = [head, *verdicts, "", "In short, checkpoint `last`:", ""]
     for title, found in sections.items():
         lines += [f"{title} ({describe_seeds(found)}):", "", *list_verdicts(title, questions, tested), ""]
-    lines += [explain_test(tested.values()), ""]
+    lines += [explain_test(tested.values()), ""] if tested else []
     for title, found in sections.items():
         lines += section(title, found, questions, tested, reference)
     return "\n".join(lines)
@@ -215,10 +219,11 @@ def free_rows_text(sections: Mapping[str, Groups]) -> str:
     return "\n".join([page, "## How stale the rows are", "", STALENESS, "", *tables])
 
 
-STALENESS = """Means over selections and seeds. *Row error*: how far the rows are from those of a fresh attack of the
-model as it is, on a sample, relative to these. *Against fresh rows*: the coreset's gradient error on that sample."""
+STALENESS = """Means over selections and seeds. *Row error*: the distance of the rows from those of a fresh attack on
+the current model, on a sample, relative to the latter. *Against fresh rows*: the coreset's gradient error on that
+sample."""
 
 
 def pools_text(sections: Mapping[str, Groups], wrong: float) -> str:
-    """benchmarks/pools.md. wrong : the share of the pool's labels in which the teacher errs."""
+    """benchmarks/pools.md. wrong : the share of the pool's labels that the teacher gets wrong."""
     return study_text(POOLS_HEAD.format(errors=f"{wrong:.1%}"), sections, POOLS, "whole pool")

@@ -1,4 +1,4 @@
-"""The page of the solver benchmark, from its records and nothing else: tables, gates, plot."""
+"""The page of the solver benchmark, from its records alone: tables, limits, plot."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 from figures import BENCHMARKS, RECORDS
 
+from advcore.errors import format_count
 from advcore.files import read_json
 from advcore.reporting.tables import Row, to_markdown
 
@@ -29,7 +30,7 @@ def text(records: dict[str, Facts]) -> str:
 
 
 def _verdicts(record: Facts, make: Callable[[Facts], list["Gate"]]) -> list[Row]:
-    """A part's gates, each with yes or no; a small run has neither."""
+    """A part's limits, each with yes or no; a small run has neither."""
     own = record["settings"]
     small = own["quick"] or own.get("solved_classes", IMAGENET_CLASSES) < IMAGENET_CLASSES
     verdict = {True: "yes", False: "no", None: "–"}
@@ -45,7 +46,7 @@ def _made_with(facts: Facts) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """In ms below a second, in minutes from ten of them on."""
+    """Format in ms below a second, in minutes from ten minutes on."""
     if seconds is None:
         return "–"
     if seconds >= 600:
@@ -64,7 +65,7 @@ def _cells(record: Facts, solver: str) -> list[tuple[Facts, dict[str, Facts]]]:
 
 
 def _grid(cells: list, show: Callable[[Facts, dict[str, Facts]], str], names: list[str]) -> str:
-    """A line a cell, a column a peer."""
+    """One row per cell, one column per peer."""
     rows = [
         (TITLES[cell["rows"]], str(cell["n"]), str(cell["k"]), *(show(own[p], own) if p in own else "–" for p in names))
         for cell, own in cells
@@ -73,7 +74,8 @@ def _grid(cells: list, show: Callable[[Facts, dict[str, Facts]], str], names: li
 
 
 def _peers_section(record: Facts) -> list[str]:
-    lines = [f"Medians, turns: {record['settings']['repeats']}; in brackets over ours (own Gram: over our whole call)."]
+    turns = format_count(record["settings"]["repeats"], "turn")
+    lines = [f"Medians over {turns}; in brackets relative to ours (own Gram: to our whole call)."]
     for solver, answer in (("GradMatch", _fit), ("CRAIG", _objective)):
         cells = _cells(record, solver)
         names = list(dict.fromkeys(name for _, own in cells for name in own))
@@ -96,7 +98,7 @@ def _peers_section(record: Facts) -> list[str]:
 
 MEANING = {
     "GradMatch": "relative residual and rows used (nnls: largest relative difference of a weight)",
-    "CRAIG": "objective over submodlib's, less 1, and rows used",
+    "CRAIG": "objective relative to submodlib's, minus 1, and rows used",
 }
 
 
@@ -116,21 +118,24 @@ def _objective(peer: Facts, own: dict[str, Facts]) -> str:
 def _growth_section(record: Facts) -> list[str]:
     points, lines = record["results"]["points"], ["![Time and memory over n, k, C and D](solvers.png)"]
     around = ", ".join(f"{name} = {value}" for name, value in record["settings"]["around"].items())
-    lines += ["", f"Around {around} (k = n / 4 where n grows), synthetic rows; peak of the resident set above before."]
+    lines += [
+        "",
+        f"Around {around} (k = n / 4 where n grows), synthetic rows; peak: by how much the resident set grows.",
+    ]
     rows = []
     for one, other in zip(points[::2], points[1::2], strict=True):
         fit = (duration(one["seconds"]), duration(one["solve"]), megabytes(one["above"]))
         rows.append(
             (f"{one['axis']} = {one[one['axis']]}", *fit, duration(other["seconds"]), megabytes(other["above"]))
         )
-    header = ("point", "GradMatch", "of it solve", "peak", "CRAIG", "peak")
+    header = ("point", "GradMatch", "of which solve", "peak", "CRAIG", "peak")
     lines += ["", to_markdown(header, rows)]
     for curve in record["results"]["over_k"]:
         title = f"GradMatch, {curve['name']}, {TITLES[curve['rows']]}, n = {curve['n']}"
         slopes = ", ".join(f"{key} {value:.2f}" for key, value in curve["exponents"].items() if value is not None)
         lines += ["", f"{title}; exponent of k between 500 and 2500: {slopes or 'not measured'}.", ""]
         lines.append(
-            to_markdown(("k", "whole call", "of it solve", "rows used", "rounds"), map(_over_k_row, curve["points"]))
+            to_markdown(("k", "whole call", "of which solve", "rows used", "rounds"), map(_over_k_row, curve["points"]))
         )
     return lines + [line for note in record["results"]["left_out"] for line in ("", f"Left out: {note}.")]
 
@@ -141,7 +146,7 @@ def _over_k_row(point: Facts) -> Row:
 
 
 def _cifar_section(record: Facts) -> list[str]:
-    header = ("selection", "time", "rows", "peak above before", "bound", "estimate")
+    header = ("selection", "time", "rows", "peak increase", "bound", "estimate")
     keys = ("rows", "above", "bound", "estimate")
     cases = record["results"]["cases"]
     rows = [(_case(one), duration(one["seconds"]), *(megabytes(one[key]) for key in keys)) for one in cases]
@@ -160,7 +165,7 @@ def _imagenet_section(record: Facts) -> list[str]:
         f"N = {own['n']}, C = {own['classes']}, D = {own['features']}, float16 rows of one class at a time, 10 % picked"
     )
     trial = "" if own["solved_classes"] == own["classes"] else f"; a trial of {own['solved_classes']} classes"
-    header = ("solver", "generating", "solving", "peak of the process", "gradient error", "random subset's")
+    header = ("solver", "generating", "solving", "peak of the process", "gradient error", "of a random subset")
     rows = [
         (one["solver"], duration(one["generating"]), duration(one["solving"]), megabytes(one["peak"]))
         + (f"{one['error']:.3f}", f"{one['error_random']:.3f}")
@@ -177,7 +182,11 @@ def _share_section(record: Facts) -> list[str]:
         (_case(one), f"{one['budget']:g}", duration(one["solve"]), f"{100 * one['share']:.2f} %")
         for one in results["shares"]
     ]
-    return [f"{what}: {spent}.", "", to_markdown(("selection", "budget", "solve", "rows + solve, of attack"), rows)]
+    return [
+        f"{what}: {spent}.",
+        "",
+        to_markdown(("selection", "budget", "solve", "rows + solve, share of the attack"), rows),
+    ]
 
 
 SECTIONS = {
@@ -189,7 +198,7 @@ SECTIONS = {
 }
 
 Gate = tuple[str, str, str, bool | None]
-"""What is asked, the figure, its limit, and whether it holds; None where it is not measured in full."""
+"""What is measured, the figure, its limit, and whether it holds; None where it is not measured in full."""
 
 
 def _at_most(what: str, figure: float | None, limit: float, form: Callable[[float], str] = "{:.3g}".format) -> Gate:
@@ -204,7 +213,7 @@ def _told(what: str, figure: float | None) -> Gate:
 
 
 def _find(record: Facts, solver: str, rows: str, k: int) -> dict[str, Facts]:
-    """The peers of the cell with n = 5000; none where it is not there."""
+    """The peers of the cell with n = 5000; none if there is no such cell."""
     wanted = (rows, 5000, k)
     return next((own for cell, own in _cells(record, solver) if (cell["rows"], cell["n"], cell["k"]) == wanted), {})
 
@@ -222,20 +231,30 @@ def _peers_gates(record: Facts) -> list[Gate]:
     own, where = _find(record, "GradMatch", "synthetic", 500), "GradMatch, synthetic, n = 5000, k = 500"
     dense, gram = "sklearn, own Gram", "sklearn, our Gram"
     gates = [
-        _at_most(f"{where}: whole call over sklearn with its own Gram", _ratio(own, "ours, whole call", dense), 1 / 4),
+        _at_most(
+            f"{where}: whole call relative to sklearn with its own Gram", _ratio(own, "ours, whole call", dense), 1 / 4
+        ),
         _told(
             f"{where}: the same, sklearn overwriting its Gram", _ratio(own, "ours, whole call", f"{dense}, overwriting")
         ),
-        _at_most(f"{where}: solve over sklearn's on our Gram", _ratio(own, "ours", gram), 1 / 3),
+        _at_most(f"{where}: solve relative to sklearn's on our Gram", _ratio(own, "ours", gram), 1 / 3),
         _told(f"{where}: the same, sklearn overwriting the Gram", _ratio(own, "ours", "sklearn, overwriting")),
-        _at_most(f"{where}: non-negative over any sign", _ratio(own, "ours", "ours, any sign"), 1.3),
-        _at_most(f"{where}: residual off sklearn's", _off(_ratio(own, "ours, any sign", gram, "residual")), 1e-3),
+        _at_most(f"{where}: non-negative weights relative to any sign", _ratio(own, "ours", "ours, any sign"), 1.3),
+        _at_most(
+            f"{where}: relative difference from sklearn's residual",
+            _off(_ratio(own, "ours, any sign", gram, "residual")),
+            1e-3,
+        ),
     ]
     for kind, limit in {"synthetic": 1 / 5, "mnist": 1 / 3, "cifar10": 1 / 3}.items():
         own, where = _find(record, "CRAIG", kind, 2500), f"CRAIG, {TITLES[kind]}, n = 5000, k = 2500"
-        gates.append(_at_most(f"{where}: time over submodlib's", _ratio(own, "ours", SUBMODLIB), limit))
+        gates.append(_at_most(f"{where}: time relative to submodlib's", _ratio(own, "ours", SUBMODLIB), limit))
         gates.append(
-            _at_most(f"{where}: objective off submodlib's", _off(_ratio(own, "ours", SUBMODLIB, "objective")), 1e-5)
+            _at_most(
+                f"{where}: relative difference from submodlib's objective",
+                _off(_ratio(own, "ours", SUBMODLIB, "objective")),
+                1e-5,
+            )
         )
     return gates
 
@@ -243,15 +262,15 @@ def _peers_gates(record: Facts) -> list[Gate]:
 def _cifar_gates(record: Facts) -> list[Gate]:
     gates = []
     for one in record["results"]["cases"]:
-        gates.append(_at_most(f"{_case(one)}: peak memory above before", one["above"], one["bound"], megabytes))
+        gates.append(_at_most(f"{_case(one)}: peak memory increase", one["above"], one["bound"], megabytes))
         known = one["estimate"] is not None and one["above"]
         off = abs(one["estimate"] / one["above"] - 1) if known else None
-        gates.append(_at_most(f"{_case(one)}: estimate off what was measured", off, 0.15))
+        gates.append(_at_most(f"{_case(one)}: relative error of the estimate", off, 0.15))
     return gates
 
 
 def _growth_gates(record: Facts) -> list[Gate]:
-    """The call's time is held to k^2; its solve alone, whose refits take O(k^2) a pick, is told."""
+    """The call's time is held to k^2; its solve alone, whose refits take O(k^2) per pick, has no limit."""
     gates = []
     for one in record["results"]["over_k"]:
         where = f"GradMatch, {one['name']}, {TITLES[one['rows']]}: exponent of k"
@@ -266,14 +285,14 @@ def _imagenet_gates(record: Facts) -> list[Gate]:
         where, seconds = f"ImageNet's shape, {one['solver']}", one["generating"] + one["solving"]
         gates.append(_at_most(f"{where}: generating and solving", seconds, 1200, duration))
         gates.append(_at_most(f"{where}: peak of the process", one["peak"], 24e9, megabytes))
-        gates.append(_at_most(f"{where}: peak memory above before", one["above"], one["bound"], megabytes))
+        gates.append(_at_most(f"{where}: peak memory increase", one["above"], one["bound"], megabytes))
     return gates
 
 
 def _share_gates(record: Facts) -> list[Gate]:
     most = max(record["results"]["shares"], key=lambda one: one["share"])
     where = f"{_case(most)}, budget {most['budget']:g}, the largest"
-    return [_at_most(f"rows + solve over attack: {where}", most["share"], 0.05)]
+    return [_at_most(f"rows + solve relative to the attack: {where}", most["share"], 0.05)]
 
 
 GATES = {
@@ -312,7 +331,7 @@ def plot(record: Facts, path: Path) -> None:
         panels[1, column].set_xticks(axes[axis][::2], [str(value) for value in axes[axis][::2]])
         panels[1, column].minorticks_off()
     panels[0, 0].set_ylabel("seconds")
-    panels[1, 0].set_ylabel("peak MB above before")
+    panels[1, 0].set_ylabel("peak increase, MB")
     for panel in panels.flat:
         panel.grid(alpha=0.3)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="lower center", ncols=3, frameon=False)

@@ -26,15 +26,15 @@ from advcore.suite.suite import Suite, load
 README = BENCHMARKS.parent / "README.md"
 EVIDENCE = DOCS / "evidence.md"
 PAGES = ("digits", "mnist", "reattack")
-"""Suites with a page of their own."""
+"""Suites that have their own page."""
 STUDY = ("minibatch-mnist", "minibatch-cifar10")
 MAIN = ("main-cifar10", "main-mnist")
 STRONG = ("main-strong", "main-mnist-strong")
-"""Their fronts before AutoAttack."""
+"""Their fronts under AutoAttack."""
 REATTACK, FREE_ROWS = ("reattack-mnist", "reattack-cifar10"), ("free-rows",)
 POOLS = ("pools", "pools-redundant")
 SELECTION = {"reattack": REATTACK, "free rows": FREE_ROWS, "pools": POOLS}
-"""Studies of what selection can pay, and their suites."""
+"""Studies of where selection is worth its cost, and their suites."""
 
 
 @functools.cache
@@ -45,7 +45,7 @@ def suite_of(name: str, size: str | None = None) -> Suite:
 
 @functools.cache
 def methods_of(name: str, size: str | None = None) -> list[str]:
-    """The suite's methods, and after them the baselines that were planned when it was first run."""
+    """The suite's methods, then the baselines that were planned when it was first run."""
     suite = suite_of(name, size)
     planned = suite.records / (size or "") / BASELINES_FILE
     added = read_json(planned)["methods"] if planned.exists() else {}
@@ -68,7 +68,7 @@ def titled(suites: Iterable[str]) -> dict[str, dict[str, list[RunRecord]]]:
 
 
 def text(suite: str) -> str:
-    """The suite's page: its tables, for the last and for the best checkpoint, with what made them."""
+    """The suite's page: its tables for the last and the best checkpoint, and how they were made."""
     found = groups(suite)
     any_one = next(iter(found.values()))[0]
     n, device = any_one.final["last"]["clean"]["n"], any_one.environment["device"]
@@ -118,7 +118,7 @@ def list_sections(suites: Iterable[str]) -> dict[str, dict[str, list[RunRecord]]
 
 
 def selection_texts() -> dict[str, str]:
-    """The pages of what selection can pay, by their files' names."""
+    """The pages on where selection is worth its cost, by file name."""
     reattack, free_rows, pools = map(list_sections, SELECTION.values())
     wrong = read_json(RECORDS / "pool_teacher.json")["wrong"]["pools"]
     return {
@@ -130,13 +130,13 @@ def selection_texts() -> dict[str, str]:
 
 
 def list_points() -> list[headroom_page.Point]:
-    """Every selector of these studies against the random choice of its compute."""
+    """Every selector of these studies against the random choice of the same compute."""
     sections = map(list_sections, SELECTION.values())
     return list(headroom_page.list_points({title: found for each in sections for title, found in each.items()}))
 
 
 def claims() -> dict[tuple[str, str, str], Comparison]:
-    """What the corrected tests of the pages let stand: by page, section and question."""
+    """The differences that are significant after correction, by page, section and question."""
     pages = {
         "main": main_page.test(titled(MAIN), groups("main-repeat")),
         "minibatch": minibatch_page.test(titled(STUDY)),
@@ -152,7 +152,7 @@ def claims() -> dict[tuple[str, str, str], Comparison]:
 
 
 def readme_text() -> str:
-    """README with what it shows of the records renewed."""
+    """README with its tables and sentences from the records renewed."""
     main, strong = groups("main-cifar10"), groups("main-strong")
     readme = between(README.read_text(), "half", readme_page.describe_half(main))
     return between(readme, "results", readme_page.table(main, strong))

@@ -24,7 +24,7 @@ def ratio(record: dict, first: tuple[str, str], second: tuple[str, str]) -> floa
 
 
 def format_seconds(values: list[float], limit: float) -> str:
-    """Show the median and the range; a run that was ended counts as more than the limit."""
+    """Show the median and the range; a run that was terminated counts as more than the limit."""
     shown = [f"over {limit:.0f}" if value >= limit else f"{value:.0f}" for value in sorted(values)]
     median = statistics.median(values)
     middle = f"over {limit:.0f}" if median >= limit else f"{median:.0f}"
@@ -38,14 +38,14 @@ def page(record: dict) -> str:
     for name, conditions in record["seconds"].items():
         cells = [format_seconds(conditions[condition], limit) for condition in ("alone", "busy")]
         rows.append((name, *cells, str(len(conditions["alone"])), str(len(conditions["busy"]))))
-    header = ("threads", "seconds alone", "seconds beside busy loops", "runs alone", "runs beside")
+    header = ("threads", "seconds alone", "seconds next to busy processes", "runs alone", "runs next to busy processes")
     lines = [
         "# How threads wait",
         "",
         f"{record['epochs']} epochs of experiments/trades_gradmatch.yaml as `advcore run` does them, imports and the "
-        f"final evaluation included, alone and beside {record['busy']} processes that loop.",
+        f"final evaluation included, alone and next to {record['busy']} busy processes.",
         f"Device {where['device']}, {format_count(where['threads'], 'thread')}, torch {where['torch']}. Median, and "
-        "the range; variants take turns. Spinning is GNU OpenMP's default. advcore lets a waiting thread look "
+        "the range; variants take turns. Spinning is GNU OpenMP's default. advcore lets a waiting thread check "
         f"{SPINS:,} times before it sleeps.",
         "",
         to_markdown(header, rows),

@@ -44,16 +44,17 @@ def test_the_sentence_is_of_the_last_epoch_that_measured_it():
     assert describe_headroom(measured(0.9, 0.42, None)).startswith("Headroom was 0.42 in epoch 1, on all data: ")
     assert ", on a random subset: " in describe_headroom(measured(0.5, action="random"))
     assert ", on a coreset: " in describe_headroom(measured(0.5, action="reuse"))
-    assert describe_headroom(measured(0.42)).endswith("at most 58% of the training that it serves")
+    assert describe_headroom(measured(0.42)).endswith("at most 58% of the training that uses it")
 
 
-@pytest.mark.parametrize(("cost", "end"), [(0.1, "can pay."), (0.6, "cannot pay."), (0.59, "cannot pay.")])
-def test_choosing_can_pay_where_it_costs_less_than_it_can_save(cost, end):
-    assert judge_choosing(measured(0.5, 0.42), cost).endswith(f"cost {cost:.0%} of it, so choosing {end}")
+@pytest.mark.parametrize(("cost", "verdict"), [(0.1, "can"), (0.6, "cannot"), (0.59, "cannot")])
+def test_selection_can_be_worth_its_cost_where_it_costs_less_than_it_can_save(cost, verdict):
+    sentence = judge_choosing(measured(0.5, 0.42), cost)
+    assert sentence.endswith(f"cost {cost:.0%} of it, so selection {verdict} be worth its cost.")
 
 
 def test_without_selections_the_sentence_says_what_they_may_cost():
-    assert judge_choosing(measured(0.42), None).endswith(": it can pay where it costs less than that.")
+    assert judge_choosing(measured(0.42), None).endswith(": it can be worth its cost if that is a smaller share.")
 
 
 def test_a_record_without_headroom_says_why():

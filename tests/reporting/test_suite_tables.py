@@ -105,7 +105,7 @@ def test_without_the_reference_there_are_no_speed_ups(results):
     none = dataclasses.replace(results, reference=None)
     assert "speed-up (passes)" not in build_tables(none, "")[0].header
     lost = dataclasses.replace(results, reference="gone")
-    assert "gone, which the others are set beside, has no record" in " ".join(build_tables(lost, "")[0].notes)
+    assert "gone, which the others are compared with, has no record" in " ".join(build_tables(lost, "")[0].notes)
 
 
 def test_where_nothing_has_come_to_its_end_the_table_says_so(results):

@@ -86,7 +86,7 @@ def test_runs_are_paired_by_seed_and_data_split():
     assert compare_pairs({"a": first}, [("a", "b"), ("b", "a")]) == {}
     assert describe_varied({"a": first}) == "Seeds 0, 1; data splits 0, 1."
     assert describe_varied({"a": [run(seed, 0.5, split=seed) for seed in range(3)]}) == (
-        "Seeds 0-2, each with a data split of its own."
+        "Seeds 0-2, each with its own data split."
     )
     assert describe_varied({"a": first[:1]}).startswith("Seed 0, all on data split 0:")
 
