@@ -60,7 +60,7 @@ def _describe_chance(tested: dict[tuple[str, str], Comparison]) -> str:
     beyond = [ROWS[pair[0]] for pair, comparison in tested.items() if comparison.verdict != "level"]
     if not beyond:
         return f"none of {len(tested)} differences from full training is beyond chance once corrected for their number"
-    return f"beyond chance once corrected for {len(tested)} comparisons: {', '.join(beyond)}"
+    return f"corrected for {len(tested)} comparisons, only the difference with {', '.join(beyond)} is beyond chance"
 
 
 def table(found: Groups, strong: Groups) -> str:
