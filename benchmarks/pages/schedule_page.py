@@ -34,7 +34,7 @@ SELECTION = (
 PAPERS = tuple(
     Part(f"papers/{name}", page["seconds_per_run"], "small") for name, page in papers_page.PUBLISHED["pages"].items()
 )
-STUDIES = {"Where selection is worth its cost": (SELECTION, 40), "Tables of the papers, size small": (PAPERS, 12)}
+STUDIES = {"Where selection is worth its cost": (SELECTION, 40), "Tables of the papers, size small": (PAPERS, 20)}
 """Titles to the suites of a study, in their order, and the process-hours that it may take."""
 
 HEAD = """# Schedule of the long studies
