@@ -94,6 +94,11 @@ def ask(
     return asked
 
 
+def ask_all(sections: Mapping[str, Groups], questions: Mapping[str, Pairs]) -> dict[tuple[str, str], list[Difference]]:
+    """The same questions of each section (`ask`)."""
+    return {key: values for title, found in sections.items() for key, values in ask(title, found, questions).items()}
+
+
 WORDS = {"beats": "better", "below": "worse", "level": "not beyond chance"}
 
 

@@ -1,7 +1,7 @@
 """The page of the main tables: methods in blocks of equal cost, each with the baselines of its block."""
 
 import figures
-from figures import Groups, Tested, answers, ask, cost_notes, front, speed_reference, verdict
+from figures import Groups, Tested, answers, ask, ask_all, cost_notes, front, speed_reference, verdict
 
 from advcore.reporting.statistics import compare_all
 from advcore.reporting.tables import compare_methods, list_flags, to_markdown
@@ -129,8 +129,9 @@ def table(found: Groups, which: str = "last") -> str:
 
 def test(sections: dict[str, Groups], repeated: Groups) -> Tested:
     """All comparisons of the page."""
-    asked = {key: differences for name in sections for key, differences in ask(name, sections[name], QUESTIONS).items()}
-    return compare_all(asked | ask(OTHERS, repeated, AGAIN) | ask(AT_BEST, repeated, AGAIN, "best"))
+    return compare_all(
+        ask_all(sections, QUESTIONS) | ask(OTHERS, repeated, AGAIN) | ask(AT_BEST, repeated, AGAIN, "best")
+    )
 
 
 def section(title: str, found: Groups, tested: Tested) -> str:

@@ -112,7 +112,8 @@ def draw(found: Groups, colour: str, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8.4, 4.2), layout="constrained")
-    for method in compare.summarize_methods(found):
+    methods = compare.summarize_methods(found)
+    for method in methods:
         family = find_family(method.name)
         axes.errorbar(
             method.cost,
@@ -124,7 +125,7 @@ def draw(found: Groups, colour: str, path: Path) -> None:
             elinewidth=0.8,
             zorder=3,
         )
-    best = front.find_front(compare.summarize_methods(found))
+    best = front.find_front(methods)
     axes.step(
         [m.cost for m in best], [m.accuracy for m in best], where="post", color=colour, linewidth=0.9, linestyle="--"
     )

@@ -1,9 +1,9 @@
 """The pages on where selection is worth its cost: what to attack again, free rows, and pools."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from figures import Groups, Pairs, Tested, answers, ask, cost_notes, table
+from figures import Groups, Pairs, Tested, answers, ask_all, cost_notes, table
 from recipes_page import flag_lines
 
 from advcore.errors import format_count
@@ -83,9 +83,7 @@ POOLS: dict[str, Pairs] = {
 
 def test(sections: Mapping[str, Groups], questions: Mapping[str, Pairs]) -> Tested:
     """All comparisons of a page: those of each section's questions."""
-    return compare_all(
-        {key: values for title, found in sections.items() for key, values in ask(title, found, questions).items()}
-    )
+    return compare_all(ask_all(sections, questions))
 
 
 def section(title: str, found: Groups, questions: Mapping[str, Pairs], tested: Tested, reference: str) -> list[str]:
@@ -136,7 +134,7 @@ def staleness_table(found: Groups) -> str:
     rows = []
     for name, records in found.items():
         entries = [entry for record in records for entry in record.selections]
-        if entries and "GradMatch" in name or "CRAIG" in name:
+        if entries and name.startswith(("GradMatch", "CRAIG")):
             columns = ("row_age", "row_error", "gradient_error", "gradient_error_full", "gradient_error_random")
             rows.append((name, *(_format_mean(entries, column) for column in columns)))
     header = ("method", "age of rows, epochs", "row error", "gradient error", "against fresh rows", "random subset")
@@ -180,12 +178,16 @@ def study_text(
     sections: Mapping[str, Groups],
     questions: Mapping[str, Pairs],
     reference: str,
-    verdicts: Sequence[str] = (),
+    judge: Callable[[str, Tested], str] | None = None,
 ) -> str:
-    """A page of one or several suites: what is beyond chance, then each suite's tables and answers."""
+    """A page of one or several suites: what is beyond chance, then each suite's tables and answers.
+
+    judge : the verdict of a section, from its title and the page's comparisons; None for a page without verdicts.
+    """
     if not sections:
         return f"{head}\nThere is no record yet: [schedule](schedule.md).\n"
     tested = test(sections, questions)
+    verdicts = [f"{title}: {judge(title, tested)}.\n" for title in sections] if judge else []
     lines = [head, *verdicts, "", "In short, checkpoint `last`:", ""]
     for title, found in sections.items():
         lines += [f"{title} ({describe_seeds(found)}):", "", *list_verdicts(title, questions, tested), ""]
@@ -205,9 +207,7 @@ def describe_seeds(found: Groups) -> str:
 
 def reattack_text(sections: Mapping[str, Groups]) -> str:
     """benchmarks/reattack_study.md."""
-    tested = test(sections, REATTACK)
-    verdicts = [f"{title}: {judge_reattack(title, tested)}.\n" for title in sections]
-    return study_text(REATTACK_HEAD, sections, REATTACK, "all", verdicts)
+    return study_text(REATTACK_HEAD, sections, REATTACK, "all", judge_reattack)
 
 
 def free_rows_text(sections: Mapping[str, Groups]) -> str:
