@@ -26,7 +26,7 @@ pages: $(READY)
 	$(BIN)/python tests/faults/cases.py
 
 # needs chromium and chromedriver: apt-get install -y chromium chromium-driver
-browser: $(READY)
+browser: docs
 	$(BIN)/python -m pytest -m browser
 
 lint: $(READY)

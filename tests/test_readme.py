@@ -104,6 +104,30 @@ def test_the_output_that_the_front_page_shows_is_what_its_commands_print(root, a
         assert all(line in printed.splitlines() for line in output.splitlines())
 
 
+def mask_decimals(line: str) -> str:
+    """Return a printed line without its decimals and without the frame of its table."""
+    return " ".join(re.sub(r"\d+\.\d+", "#", line).replace("│", " ").split())
+
+
+@pytest.mark.slow
+def test_the_output_of_a_run_that_the_front_page_shows_is_what_it_prints(root, advcore, tmp_path, monkeypatch):
+    """Plan, counts and words are equal; decimals depend on the processor's sums and on its speed."""
+    text = (root / "README.md").read_text()
+    commands, output = re.search(
+        r"```\n(advcore run [^\n]*\nadvcore report [^\n]*)\n```\n\n```text\n(.*?)```", text, re.S
+    ).groups()
+    monkeypatch.chdir(tmp_path)
+    printed = []
+    for command in commands.splitlines():
+        words = shlex.split(command.replace("experiments/", f"{root}/experiments/"), comments=True)[1:]
+        code, out, err = advcore(*words)
+        assert code == 0, err
+        printed += out.splitlines()
+    assert output.splitlines()[0] in printed
+    masked = [mask_decimals(line) for line in printed]
+    assert [line for line in output.splitlines() if mask_decimals(line) not in masked] == []
+
+
 def mean_gap(found, one, other):
     """Difference of mean robust accuracies over the seeds that both have, in points."""
     from figures import gap

@@ -31,7 +31,7 @@ TEXT = {"light": "#24292f", "dark": "#d0d7de"}
 PICTURES = {"light": DOCS / "pareto-light.svg", "dark": DOCS / "pareto-dark.svg"}
 FAMILIES = {
     "cheaper attack, all data": "#2a78d6",
-    "the same, remembered": "#1baf7a",
+    "cheaper attack, remembered": "#1baf7a",
     "chosen coreset": "#eb6834",
     "random subsets": "#898781",
     "fewer epochs": "#8f5fd6",
@@ -96,7 +96,7 @@ def find_family(name: str) -> str:
     kinds = {
         "full training": name == "full",
         "fewer epochs": name.startswith("shortened"),
-        "the same, remembered": "remembered" in name and not name.startswith(("GradMatch", "random")),
+        "cheaper attack, remembered": "remembered" in name and not name.startswith(("GradMatch", "random")),
         "random subsets": name.startswith("random"),
         "chosen coreset": name.startswith(("GradMatch", "CRAIG", "EasyCore")),
     }
@@ -111,7 +111,7 @@ def draw(found: Groups, colour: str, path: Path) -> None:
     matplotlib.rcParams.update({"svg.hashsalt": "advcore", "svg.fonttype": "path"})
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8.4, 4.2), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(6.6, 4.0), layout="constrained")
     methods = compare.summarize_methods(found)
     for method in methods:
         family = find_family(method.name)
@@ -120,8 +120,8 @@ def draw(found: Groups, colour: str, path: Path) -> None:
             method.accuracy,
             yerr=method.spread,
             color=FAMILIES[family],
-            marker="*" if family == "the same, remembered" else "o",
-            markersize=11 if family == "the same, remembered" else 6,
+            marker="*" if family == "cheaper attack, remembered" else "o",
+            markersize=11 if family == "cheaper attack, remembered" else 6,
             elinewidth=0.8,
             zorder=3,
         )
@@ -130,14 +130,14 @@ def draw(found: Groups, colour: str, path: Path) -> None:
         [m.cost for m in best], [m.accuracy for m in best], where="post", color=colour, linewidth=0.9, linestyle="--"
     )
     for family, shade in FAMILIES.items():
-        axes.plot([], [], "*" if family == "the same, remembered" else "o", color=shade, label=family)
+        axes.plot([], [], "*" if family == "cheaper attack, remembered" else "o", color=shade, label=family)
     axes.plot([], [], "--", color=colour, label="Pareto front")
     axes.set(xscale="log", xlabel=f"{unit_of(found).title}, logarithmic", ylabel="robust accuracy, % (PGD-50)")
     ticks = [0.15, 0.25, 0.3, 0.5, 1.0]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.15, color=colour)
-    axes.legend(fontsize=8, loc="lower right", frameon=False, labelcolor=colour)
+    axes.legend(fontsize=9, loc="lower right", frameon=False, labelcolor=colour)
     _recolour(axes, colour)
     figure.savefig(path, transparent=True, metadata={"Date": None})
     pyplot.close(figure)

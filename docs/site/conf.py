@@ -22,4 +22,4 @@ suppress_warnings = ["ref.python"]  # of annotations whose short name two module
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 python_maximum_signature_line_length = 100
-pygments_style, pygments_dark_style = "friendly", "monokai"
+pygments_style, pygments_dark_style = "a11y-high-contrast-light", "a11y-high-contrast-dark"
