@@ -37,11 +37,13 @@ class MyModel(nn.Module):
 
 
 def test_the_example_runs_with_a_users_own_model_and_data(root):
-    code = re.search(r"<!-- example -->\n```python\n(.*?)```", (root / "README.md").read_text(), re.S)[1]
+    change = re.search(r"<!-- example -->\n```diff\n(.*?)```", (root / "README.md").read_text(), re.S)[1].splitlines()
+    code = "\n".join(line[1:] for line in change if not line.startswith("-"))
     torch.manual_seed(0)
     model = MyModel().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     names = {"model": model, "dataset": MyData(), "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    names["epochs"] = 1
     exec(compile(code, "README.md", "exec"), names)
     coreset = names["coreset"]
     assert len(coreset) == 40 and model.training
@@ -50,6 +52,7 @@ def test_the_example_runs_with_a_users_own_model_and_data(root):
     assert x.shape[1:] == (3, 8, 8) and 0 < float((x_adv - x).abs().max()) <= 8 / 255 + 1e-6
     assert torch.isfinite(names["losses"]).all() and float(coreset.training_weights().mean()) == pytest.approx(1)
     assert len([line for line in code.splitlines() if line.strip()]) <= 14
+    assert len(change) <= 18 and len([line for line in change if line.startswith("+")]) <= 5
 
 
 @pytest.fixture
