@@ -9,7 +9,7 @@ from advcore.config.schema import RunConfig
 from advcore.errors import UserError, check, format_count, require
 from advcore.evidence.match import Conditions, find_study, list_differences, read_conditions
 from advcore.evidence.studies import Recipe, Study
-from advcore.suite.baselines import plan_cost, set_epochs
+from advcore.suite.equal_cost import plan_cost, set_epochs
 from advcore.suite.extents import Extents
 from advcore.training.budget import find_largest, format_limit
 from advcore.types import Facts

@@ -5,7 +5,7 @@ Pure but for `extents`, which says how many examples a method's data have, and w
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from advcore.attacks import NFGSM, LinfPGD
@@ -20,30 +20,14 @@ from advcore.minibatch.epoch_subset import EpochSubset
 from advcore.minibatch.uniform import RandomMix, RandomSubset
 from advcore.minibatch.whole_batch import WholeBatch
 from advcore.objectives.base import is_attacked
-from advcore.run import build, plan
+from advcore.run import build
 from advcore.solvers.uniform import Random
-from advcore.suite.extents import Extent
+from advcore.suite.equal_cost import FindExtent, plan_cost, set_epochs
 from advcore.suite.layout import LONGEST, make_slug
 from advcore.training.budget import find_largest
-from advcore.training.lr import MultiStep
-from advcore.training.plan import plan_work
-
-# The examples of a config's data, and what the passes of its network cost.
-FindExtent = Callable[[RunConfig], Extent]
 
 # Step size of FAT over eps. Wong et al. 2020, algorithm 3: alpha 10/255 for eps 8/255.
 FAT_STEP = 1.25
-
-
-def plan_cost(config: RunConfig, extents: FindExtent) -> float:
-    """Return the relative cost of a run by its plan: an upper bound where a minibatch rule adapts.
-
-    Raises UserError for a run whose trainer refuses its settings, or whose `selection.cost` no budget has.
-    """
-    extent = extents(config)
-    settled = plan.settle_budget(config, build.build_trainer(config), extent.train, extent.held_out, extent.prices)
-    work = plan_work(build.build_trainer(settled), extent.train, extent.held_out, extent.pool)
-    return plan.find_reference(config, extent.train, extent.prices).relate(work)
 
 
 def add_baselines(
@@ -218,30 +202,6 @@ def _cost_at_random(config: RunConfig, extents: FindExtent) -> float:
         return plan_cost(make_random(config)[1], extents)
     except UserError:
         return math.inf
-
-
-def set_epochs(config: RunConfig, epochs: int) -> RunConfig:
-    """Return the config with that many epochs.
-
-    What is counted in epochs moves in proportion: the learning rate's milestones and ramp, the ramp of eps, and the
-    first epochs of the head alone and without a weight perturbation.
-    """
-    share = epochs / config.training.epochs
-    training = config.training
-    awp = training.awp and replace(training.awp, warm_up=round(training.awp.warm_up * share))
-    schedule = training.lr_schedule
-    if isinstance(schedule, MultiStep):
-        milestones = [max(1, round(milestone * share)) for milestone in schedule.milestones]
-        schedule = replace(schedule, milestones=milestones, ramp=math.ceil(schedule.ramp * share))
-    training = replace(
-        training,
-        epochs=epochs,
-        lr_schedule=schedule,
-        eps_ramp=training.eps_ramp and training.eps_ramp * share,
-        head_epochs=math.ceil(training.head_epochs * share),
-        awp=awp,
-    )
-    return replace(config, training=training)
 
 
 def _find_epochs(config: RunConfig, cost: float, extents: FindExtent) -> int:

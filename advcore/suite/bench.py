@@ -1,22 +1,20 @@
 """A suite's runs here or on a cluster: finished runs are not repeated, stopped ones continue, failed ones say why.
 
-Its folder holds the runs' files (`RunFiles`), and in baselines.json the baselines that were added to the suite.
+Its folder holds the runs' files (`RunFiles`), and the plan of the methods that depend on the data (`plan_methods`).
 """
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from advcore.config.load import from_dict, resolve
 from advcore.config.run_key import hash_settings, identify, list_differences
 from advcore.config.schema import RunConfig
 from advcore.errors import CheckpointError, SettingProblem, UserError, must, refuse_as_setting, require
-from advcore.files import read_bytes, read_sealed, write_bytes, write_sealed
+from advcore.files import read_bytes, write_bytes, write_sealed
 from advcore.register.plugins import warn_of_changes
 from advcore.reporting import formats, page
 from advcore.reporting.compare import robust_accuracy
@@ -26,15 +24,13 @@ from advcore.reporting.suite import build_tables as suite_tables
 from advcore.reporting.suite_page import build_suite_page
 from advcore.run.places import check_path, check_writable, remove_empty
 from advcore.suite import needs
-from advcore.suite.baselines import add_baselines
-from advcore.suite.extents import Extents
-from advcore.suite.layout import BASELINES_FILE, list_left_out
+from advcore.suite.layout import list_left_out
+from advcore.suite.plan_methods import plan_methods, read_if_whole, save_plan
 from advcore.suite.problems import find_column_problems
 from advcore.suite.process import Outcome, Watcher, remove_working_files
 from advcore.suite.runs import list_runs
 from advcore.suite.suite import Run, Suite, load, resolve_methods
 
-_BASELINES, _UNSEALED_BASELINES = "advcore-baselines-2", "advcore-baselines-1"
 _FAILURE = "advcore-failure-1"
 log = logging.getLogger(__name__)
 
@@ -56,10 +52,10 @@ class Bench:
 
 @refuse_as_setting()
 def check_suite(file: Path, size: str | None = None, overrides: Sequence[str] = (), out: Path | None = None) -> Bench:
-    """Load a suite, check it completely and add its baselines.
+    """Load a suite, check it completely, match costs and add its baselines.
 
-    Reads data only where baselines have to be planned. Raises ConfigError with all problems, and where `overrides`
-    would mix other settings with the records in the suite's usual folder.
+    Reads data only where costs or baselines have to be planned. Raises ConfigError with all problems, and where
+    `overrides` would mix other settings with the records in the suite's usual folder.
     """
     changed_settings = [override.partition("=")[0] for override in overrides]
     require(*map(_find_seed_problem, changed_settings))
@@ -69,7 +65,7 @@ def check_suite(file: Path, size: str | None = None, overrides: Sequence[str] = 
     require(*find_column_problems(suite.columns, methods))
     folder = (out or suite.records) / (size or "")
     check_path(folder)
-    methods = _add_baselines(suite, methods, folder)
+    methods = plan_methods(suite, methods, folder)
     return Bench(suite, folder, methods, list_runs(suite, methods, folder))
 
 
@@ -91,43 +87,6 @@ def _find_folder_problem(settings: list[str], out: Path | None) -> SettingProble
     )
 
 
-def _add_baselines(suite: Suite, methods: dict[str, RunConfig], folder: Path) -> dict[str, RunConfig]:
-    """Return `methods` and the baselines: those of `folder` if they belong to the same methods, else newly planned."""
-    saved = _read_json(folder / BASELINES_FILE, _BASELINES, _UNSEALED_BASELINES)
-    if suite.reference is None or not suite.added:
-        return methods
-    if saved.get("of") == _hash_basis(suite, methods):
-        return methods | {name: from_dict(settings) for name, settings in saved.get("methods", {}).items()}
-    check_writable(folder)  # before any data are read
-    return add_baselines(methods, suite.reference, suite.added, Extents())
-
-
-def _hash_basis(suite: Suite, methods: dict[str, RunConfig]) -> str:
-    """Hash everything that the choice of baselines depends on."""
-    identities = {name: identify(config) for name, config in methods.items()}
-    return hash_settings({"methods": identities, "added": suite.added, "reference": suite.reference})
-
-
-def _keep_baselines(bench: Bench) -> None:
-    """Save the baselines, so that the same command, and `--table` on a machine without the data, has the same."""
-    if bench.suite.added:
-        methods = {name: config for name, config in bench.methods.items() if name in bench.suite.methods}
-        added = {name: resolve(config) for name, config in bench.methods.items() if name not in methods}
-        contents = {"of": _hash_basis(bench.suite, methods), "methods": added}
-        write_sealed(bench.folder / BASELINES_FILE, contents, _BASELINES)
-
-
-def _read_json(path: Path, schema: str, unsealed: str) -> dict:
-    """Read sealed JSON that can be computed again: {} where it is missing and, with a warning, where it is damaged."""
-    if not os.path.exists(path):
-        return {}
-    try:
-        return read_sealed(path, schema, unsealed=unsealed)
-    except CheckpointError as error:
-        log.warning("%s; it is not used", error)
-        return {}
-
-
 def collect_results(bench: Bench) -> Results:
     """Read the record of each run, or why it failed.
 
@@ -140,7 +99,7 @@ def collect_results(bench: Bench) -> Results:
     for run in bench.runs:
         files = run.locate_files(bench.folder)
         path = files.record
-        failure = _read_json(files.failure, _FAILURE, "")
+        failure = read_if_whole(files.failure, _FAILURE)
         hash_of_run = hash_settings(identify(run.config))
         if path.exists():
             record = RunRecord.load(path)
@@ -235,7 +194,7 @@ def execute(
     until = time.monotonic() + seconds
     watcher = watcher or Watcher()
     ended: dict[str, list[Run]] = {"done": [], "failed": [], "stopped": [], "busy": []}
-    _keep_baselines(bench)
+    save_plan(bench.suite, bench.methods, bench.folder)
     if pending:
         # A run that leaves nothing removes the folders that it made, while another one may be writing in this one.
         (bench.folder / "runs").mkdir(parents=True, exist_ok=True)

@@ -17,13 +17,15 @@ KEYS = (
 # The keys of one of its sizes.
 SIZE_KEYS = ("title", "experiment", "seeds", "set", "columns", "baselines")
 # The keys of a method that are not settings.
-METHOD_KEYS = ("experiment", "grid", "weights_of", "scores_of")
+METHOD_KEYS = ("experiment", "grid", "weights_of", "scores_of", "at_cost")
 # Characters of a method's name: its files are named after it.
 LONGEST = 120
 # Methods of a suite, each combination of a grid counted.
 MOST_METHODS = 1_000
 # Methods times seeds.
 MOST_RUNS = 10_000
+# The largest relative cost that a method can be given.
+MOST_COST = 100
 # The baselines that can be added to a suite, with their names in tables.
 #
 # `baselines: false` leaves out all of them, `baselines: {NAME: false}` one. Those of ON_REQUEST are only added where
@@ -38,7 +40,7 @@ BASELINES = {
     "n_fgsm": "N-FGSM",
 }
 ON_REQUEST = ("random_static",)
-# Lies next to a suite's records and holds the baselines that were added.
+# Lies next to a suite's records and holds what was planned with the data (`plan_methods`).
 BASELINES_FILE = "baselines.json"
 
 Settings = dict[str, object]  # by their paths, such as "training.epochs"

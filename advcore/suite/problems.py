@@ -15,7 +15,16 @@ from advcore.errors import (
 )
 from advcore.evaluation.evaluate import attack_name
 from advcore.reporting.columns import is_named
-from advcore.suite.layout import BASELINES, KEYS, SIZE_KEYS, check_name, expand_grids, list_added, pick_settings
+from advcore.suite.layout import (
+    BASELINES,
+    KEYS,
+    MOST_COST,
+    SIZE_KEYS,
+    check_name,
+    expand_grids,
+    list_added,
+    pick_settings,
+)
 
 Problems = Iterator[SettingProblem | None]  # None for each check that is passed
 
@@ -105,6 +114,24 @@ def _check_method(name: object, method: object, raw: Mapping) -> Problems:
     yield from _check_grid(grid, f"{path}: grid")
     yield _check_experiment((method or {}).get("experiment", raw.get("experiment")), raw, path)
     yield _check_cost(settings, path)
+    yield from _check_at_cost(name, method or {}, raw)
+
+
+def _check_at_cost(name: object, method: Mapping, raw: Mapping) -> Problems:
+    """Yield the problems of the relative costs that a method's epochs have to match."""
+    path = f"method {str(name)!r}: at_cost"
+    of_grid = _as_mapping(method.get("grid")).get("at_cost") or []
+    wanted = [method.get("at_cost"), *(of_grid.values() if isinstance(of_grid, dict) else of_grid)]
+    wanted = [cost for cost in wanted if cost is not None]
+    for cost in wanted:
+        is_number = isinstance(cost, (int, float)) and not isinstance(cost, bool)
+        yield check(is_number and 0 < cost <= MOST_COST, path, f"a number above 0, at most {MOST_COST}", cost)
+    reference = raw.get("reference", "full")
+    if wanted:
+        rule = "left out of the reference, whose cost is 1"
+        yield check(name != reference, path, rule, wanted[0])
+        yield check(reference is not None, path, "left out where reference is null", wanted[0])
+        yield check("training.epochs" not in method, path, "left out where training.epochs is given", wanted[0])
 
 
 def _check_weights(name: object, method: Mapping, methods: Mapping) -> SettingProblem | None:

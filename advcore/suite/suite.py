@@ -40,6 +40,7 @@ class Suite:
     reference : method whose cost and time the others are compared with; None for none.
     added : names of the baselines to add.
     columns : labels of attacks whose mean accuracy has a column, by its title (`reporting.columns`).
+    costs : the relative cost that a method's epochs have to match (`at_cost`), by its name.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Suite:
     added: tuple[str, ...] = ()
     vary_split: bool = False
     columns: Mapping[str, list[str]] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,18 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
         added=list_added(of_size.get("baselines", raw.get("baselines"))),
         vary_split=choose_vary_split(raw.get("vary_split"), methods),
         columns=of_size.get("columns") or raw.get("columns") or {},
+        costs=_list_costs(sources),
     )
+
+
+def _list_costs(methods: Mapping[str, Settings]) -> dict[str, float]:
+    """Return the relative costs that methods have to match, by the methods' names."""
+    costs = {}
+    for name, method in methods.items():
+        cost = method.get("at_cost")
+        if isinstance(cost, (int, float)):
+            costs[name] = cost
+    return costs
 
 
 def _choose_size(raw: Mapping, size: str | None) -> dict:

@@ -12,7 +12,8 @@ from advcore.minibatch.infobatch import InfoBatch
 from advcore.minibatch.uniform import RandomMix, RandomSubset
 from advcore.run import build
 from advcore.solvers.uniform import Random
-from advcore.suite.baselines import add_baselines, plan_cost, set_epochs
+from advcore.suite.baselines import add_baselines
+from advcore.suite.equal_cost import plan_cost, set_epochs
 from advcore.suite.extents import Extent
 from advcore.suite.layout import list_added
 from advcore.suite.suite import load, resolve_methods
