@@ -1,11 +1,12 @@
 """Give the methods of a suite the number of epochs for which they cost what the suite asks for."""
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from advcore.config.schema import RunConfig
-from advcore.errors import check, require
+from advcore.errors import ConfigError, check, format_count, require
 from advcore.run import build, plan
 from advcore.suite.extents import Extent
 from advcore.training.budget import find_largest
@@ -57,7 +58,7 @@ def match_costs(
     """Return `methods`, where each of `costs` has as many epochs as cost nearest to its wanted relative cost.
 
     The selection of a method keeps its budget. Raises ConfigError, with the method's name, for a wanted cost below that
-    of one epoch, and for a method whose selection has a cost already.
+    of the fewest epochs, and for a method whose selection has a cost already.
     """
     matched = dict(methods)
     for name, wanted in costs.items():
@@ -74,11 +75,21 @@ def _match_cost(config: RunConfig, wanted: float, extents: FindExtent) -> RunCon
     def cost_of(epochs: int) -> float:
         return plan_cost(set_epochs(config, epochs), extents)
 
-    least = cost_of(1)
-    rule = f"at least {math.ceil(100 * least) / 100:g}, the cost of one epoch"
+    fewest = _find_fewest(config, cost_of)
+    least = cost_of(fewest)
+    rule = f"at least {math.ceil(100 * least) / 100:g}, the cost of {format_count(fewest, 'epoch')}"
     require(check(wanted >= least, "at_cost", rule, wanted))
-    most = 2
+    most = 2 * fewest
     while cost_of(most) <= wanted:
         most *= 2
-    below = find_largest(lambda epochs: cost_of(epochs) <= wanted, 1, most)
+    below = find_largest(lambda epochs: cost_of(epochs) <= wanted, fewest, most)
     return set_epochs(config, min((below, below + 1), key=lambda epochs: abs(cost_of(epochs) - wanted)))
+
+
+def _find_fewest(config: RunConfig, cost_of: Callable[[int], float]) -> int:
+    """Return the fewest epochs for which a run can be planned: a warm-up, for example, needs some."""
+    for epochs in range(1, config.training.epochs):
+        with contextlib.suppress(ConfigError):
+            cost_of(epochs)
+            return epochs
+    return config.training.epochs  # the caller raises the problem, if there is one

@@ -72,9 +72,16 @@ def test_what_is_counted_in_epochs_moves_in_proportion(match):
 
 def test_a_cost_below_that_of_an_epoch_is_refused(match):
     with pytest.raises(
-        ConfigError, match=r"method 'method': at_cost must be at least 0.04, the cost of one epoch, got"
+        ConfigError, match=r"method 'method': at_cost must be at least 0.04, the cost of 1 epoch, got"
     ):
         match(ONE_STEP, 0.03)
+
+
+def test_a_rule_that_needs_epochs_to_warm_up_gets_them(match):
+    rule = {"minibatch": {"name": "margin", "rho": 0.5, "warm_up": 3, "clean": 0}}
+    assert match(rule, 0.16).training.epochs == 3  # half of each batch is attacked
+    with pytest.raises(ConfigError, match=r"at_cost must be at least 0.15, the cost of 3 epochs, got 0.14"):
+        match(rule, 0.14)
 
 
 def test_a_selection_of_a_cost_of_its_own_is_refused(match):
