@@ -1,13 +1,15 @@
 """The schedule of long studies: their runs, how long each takes on one core, and how many are done."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import papers_page
 import tables
 from figures import BENCHMARKS
 
+from advcore.errors import format_count
+from advcore.files import read_json
 from advcore.reporting.record import RunRecord
 from advcore.reporting.tables import to_markdown
 
@@ -66,10 +68,18 @@ Each run is one process with one thread, two of them side by side on 2 cores: `a
 benchmarks/suites/NAME.yaml` (with `--size small` for the papers' tables) with OMP_NUM_THREADS=1, one suite per core.
 The same command continues a suite that was stopped. Seconds per run are the median over the suite's records, evaluation
 included, under whatever load there was; before there is a record, an estimate from trials. The baselines that a suite
-adds automatically count from its first run on. Suites that are not written yet take their methods from the results of those
-above them: eight rows near the front with five more seeds, the same rows on 20,000 images, and on all images full
+adds automatically count from its first run on. Suites that are not written yet take their methods from the results of
+those above them: eight rows near the front with five more seeds, the same rows on 20,000 images, and on all images full
 training, random subsets, the best row with a cheaper attack and the best coreset.
 """
+
+THROUGHPUT = """## Images per second
+
+Training images per second of processor time on one core, in bfloat16 and channels last, the median of three batches
+(`python benchmarks/measure/throughput.py`). Networks and epochs of the studies follow from these.
+"""
+ANCHOR_EPOCHS, ANCHOR_IMAGES = 40, 45_000
+RECORD = BENCHMARKS / "records/throughput.json"
 
 
 def measure_run(records: Iterable[RunRecord]) -> float | None:
@@ -102,9 +112,25 @@ def table(parts: Sequence[Part]) -> tuple[str, float]:
     return to_markdown(("suite", "runs", "done", "seconds per run", "process-hours"), rows), hours
 
 
+def describe_throughput(record: Mapping) -> str:
+    """Return the table of images per second by network, with what the record says of the machine."""
+    speeds = {
+        (entry["data"], entry["network"], entry["steps"]): entry["images_per_second"] for entry in record["results"]
+    }
+    columns = list(dict.fromkeys((data, steps) for data, _, steps in speeds))
+    head = ["network", "batch", *(f"{data}, {format_count(steps, 'attack step')}" for data, steps in columns)]
+    head.append(f"hours of {ANCHOR_EPOCHS} epochs on CIFAR-10, {format_count(7, 'attack step')}")
+    rows = []
+    for network, batch in record["batches"].items():
+        hours = ANCHOR_EPOCHS * ANCHOR_IMAGES / speeds["CIFAR-10", network, 7] / 3600
+        cells = (f"{speeds[data, network, steps]:,.0f}" for data, steps in columns)
+        rows.append((network, str(batch), *cells, f"{hours:.1f}"))
+    return to_markdown(head, rows)
+
+
 def text() -> str:
     """benchmarks/schedule.md."""
-    lines = [HEAD]
+    lines = [HEAD, THROUGHPUT, describe_throughput(read_json(RECORD)), ""]
     for title, (parts, limit) in STUDIES.items():
         shown, hours = table(parts)
         lines += [f"## {title}", "", f"{hours:.1f} process-hours, of at most {limit}.", "", shown, ""]

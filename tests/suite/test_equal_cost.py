@@ -71,9 +71,7 @@ def test_what_is_counted_in_epochs_moves_in_proportion(match):
 
 
 def test_a_cost_below_that_of_an_epoch_is_refused(match):
-    with pytest.raises(
-        ConfigError, match=r"method 'method': at_cost must be at least 0.04, the cost of 1 epoch, got"
-    ):
+    with pytest.raises(ConfigError, match=r"method 'method': at_cost must be at least 0.04, the cost of 1 epoch, got"):
         match(ONE_STEP, 0.03)
 
 
