@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterable
 
 import cifar10_gpu_page
+import converged_page
 import evidence_page
 import headroom_page
 import main_page
@@ -35,6 +36,8 @@ REATTACK, FREE_ROWS = ("reattack-mnist", "reattack-cifar10"), ("free-rows",)
 POOLS = ("pools", "pools-redundant")
 SELECTION = {"reattack": REATTACK, "free rows": FREE_ROWS, "pools": POOLS}
 """Studies of where selection is worth its cost, and their suites."""
+ANCHORS, CURVES = ("anchor-cifar10", "anchor-mnist"), ("curves-cifar10-4000", "curves-mnist-4000")
+CONVERGED_PICTURE = "converged.png"
 
 
 @functools.cache
@@ -129,6 +132,11 @@ def selection_texts() -> dict[str, str]:
     }
 
 
+def converged_text() -> str:
+    """The page on training that has converged."""
+    return converged_page.text(list_sections(ANCHORS), list_sections(CURVES), CONVERGED_PICTURE)
+
+
 def list_points() -> list[headroom_page.Point]:
     """Every selector of these studies against the random choice of the same compute."""
     sections = map(list_sections, SELECTION.values())
@@ -182,5 +190,9 @@ def write() -> None:
     for name, page in selection_texts().items():
         (BENCHMARKS / name).write_text(page)
     headroom_page.draw(list_points(), BENCHMARKS / "headroom.png")
+    (BENCHMARKS / "converged.md").write_text(converged_text())
+    curves = list_sections(CURVES)
+    if curves:
+        converged_page.draw(curves, BENCHMARKS / CONVERGED_PICTURE)
     README.write_text(readme_text())
     readme_page.draw_all(groups("main-cifar10"))
