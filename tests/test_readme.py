@@ -414,7 +414,7 @@ def test_what_the_main_page_says_of_mnist_is_in_its_records(tables):
 
 VARIATIONS = ("minibatch-strong", "minibatch-factors", "savings-parts", "savings-long", "savings-strong", "why")
 VARIATIONS += ("main-repeat", "main-strong", "main-mnist-strong", "finetune", "finetune-search", "recipes", "reattack")
-VARIATIONS += ("reattack-mnist", "reattack-cifar10", "pools", "pools-redundant")
+VARIATIONS += ("reattack-mnist", "reattack-cifar10", "reattack-mnist-60000", "pools", "pools-redundant")
 VARIATIONS += ("tune-cifar10", "tune-mnist", "anchor-cifar10", "anchor-mnist")
 """Suites of runs that stand beside another suite's."""
 WAITING = ("cifar10-gpu-trades", "cifar10-gpu-linf")

@@ -35,6 +35,7 @@ SELECTION = (
     Part("reattack-mnist", 150),
     Part("reattack-cifar10", 190),
     Part("free-rows", 60),
+    Part("reattack-mnist-60000", 1_200),
     Part("pools", 210),
     Part("pools-redundant", 210),
 )

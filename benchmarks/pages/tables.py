@@ -32,7 +32,8 @@ STUDY = ("minibatch-mnist", "minibatch-cifar10")
 MAIN = ("main-cifar10", "main-mnist")
 STRONG = ("main-strong", "main-mnist-strong")
 """Their fronts under AutoAttack."""
-REATTACK, FREE_ROWS = ("reattack-mnist", "reattack-cifar10"), ("free-rows",)
+REATTACK = ("reattack-mnist", "reattack-cifar10", "reattack-mnist-60000")
+FREE_ROWS = ("free-rows",)
 POOLS = ("pools", "pools-redundant")
 SELECTION = {"reattack": REATTACK, "free rows": FREE_ROWS, "pools": POOLS}
 """Studies of where selection is worth its cost, and their suites."""
