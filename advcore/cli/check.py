@@ -84,7 +84,7 @@ def _print_offers(offers: list["Offer"], cost: float, config: "RunConfig") -> No
     if config.selection is None:
         title += ", on random subsets"
     print_table(title, header, map(_format_offer, offers))
-    typer.echo("where the number of steps differs from the file's, the attack's step_size is null")
+    typer.echo("where attack.steps differs from the file's, attack.step_size is null")
     if getattr(config.attack, "start", "remembered") != "remembered" and config.training.cutmix is None:
         typer.echo("attack.start: remembered costs no extra passes (docs/savings.md)")
 

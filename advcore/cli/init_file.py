@@ -168,7 +168,7 @@ attack: {name: linf_pgd, eps: $eps, steps: 10}
 # A cheaper attack on all images is often the better saving: `advcore check $file --cost 0.3` lists both.
 selection: {solver: {name: gradmatch}, budget: 0.5, period: 5}
 
-# epochs: of full training, which this run replaces. batch_size: at most 128, and at least 8 batches in an epoch.
+# epochs: those of the full training that this run replaces. batch_size: at most 128, and at least 8 batches per epoch.
 training: {epochs: 30, batch_size: $batch_size, optimizer: {name: sgd, lr: 0.05}}
 
 # A robust accuracy under PGD alone is an upper bound: `advcore evaluate runs/$name-s0 --suite autoattack` is stricter.

@@ -19,7 +19,7 @@ def recommend(
         Path | None, typer.Option(help="Run file to write; by default NAME-cost-COST.yaml in this folder.")
     ] = None,
 ) -> None:
-    """Write a run file: the best known recipe for a cost.
+    """Write a run file with the best known recipe for a cost.
 
     FILE describes full training. The recipe comes from committed records; the new file's header names them.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _Score = Annotated[
     str | None,
     typer.Option(
-        help="input_norm (AIGN), el2n, grand, ...; by default the score that FILE's solver reads, otherwise "
+        help="input_norm (AIGN), el2n, grand, ... The default is the score that FILE's solver reads; if it reads none, "
         "adversarial_instability (1 - learning stability), or input_norm if the objective uses no attack."
     ),
 ]

@@ -163,7 +163,7 @@ def _describe_accuracy(record: RunRecord, final: JsonObject) -> str:
 
 def _describe_checks(record: RunRecord, final: JsonObject) -> str:
     if final.get("flags"):
-        return "What makes these numbers untrustworthy:\n\n" + _list_items(final["flags"])
+        return "Reasons not to trust these numbers:\n\n" + _list_items(final["flags"])
     if record.config.get("evaluation", {}).get("checks", True):
         return "The built-in checks found nothing."
     return "The built-in checks were switched off."
@@ -177,7 +177,7 @@ def _list_items(lines: Iterable[object]) -> str:
 def _describe_unmeasured(record: RunRecord, epoch: int) -> str:
     reason = "**The final accuracies are not of this state.**"
     if not record.finished:
-        reason = "**The run is not finished: this is a state on its way, and nothing was measured on the test set.**"
+        reason = "**The run is not finished: this is an intermediate state, and nothing was measured on the test set.**"
     entry = next((entry for entry in record.epochs if entry["epoch"] == epoch), {})
     rows = [(name, format_percent(entry[name])) for name in ("clean", "robust") if entry.get(name) is not None]
     if not rows:
@@ -205,7 +205,7 @@ def _describe_training(record: RunRecord) -> str:
     ]
     lines = [
         f"plan: {record.plan}",
-        weights and f"begun from trained weights: `{name}`, whose own training is in no cost here",
+        weights and f"started from trained weights: `{name}`, whose own training is in none of these costs",
         pool
         and f"{100 * pool['share']:g} % of each batch from a pool of {record.data['pool']:,} images, "
         f"`{Path(pool['path']).name}`",
@@ -288,7 +288,7 @@ def _list_files(facts: JsonObject) -> str:
         "`model.safetensors`: weights and buffers",
         "`config.json`: the network, its input, all settings, accuracies",
         facts["standalone"] and "`model.py`: network and loader",
-        "`check-noise.safetensors`: random images and the logits that belong to them",
+        "`check-noise.safetensors`: random images and their logits",
         facts["samples"] and f"`check-samples.safetensors`: {samples}",
         facts["coresets"] and f"`coresets/`: {coresets}, and the data's fingerprint",
     ]

@@ -38,16 +38,17 @@ def read_clock(groups: Mapping[str, Sequence[RunRecord]]) -> Clock:
     busy = sum(bool(record.environment.get("load_warning")) for record in records)
     if busy:
         runs = format_count(len(records), "run")
-        return Clock(False, f"more processes wanted to run than there are cores when {busy} of {runs} began")
+        return Clock(False, f"more processes wanted to run than there are cores when {busy} of {runs} started")
     factors = list(chain.from_iterable(map(_measure_spreads, groups.values())))
     has_load = all("load" in record.environment for record in records)
     if not factors and not has_load:
-        return Clock(False, "nothing tells whether the machine had other work: no load, and no second run of a method")
+        reason = "the records show neither the machine's load nor a second run of a method"
+        return Clock(False, f"{reason}, so it is unknown whether the machine had other work")
     factor = max(factors, default=1.0)
     if factor > _STEADY:
-        reason = f"runs of one method with equally many passes took up to {factor:.1f} times as long as each other"
+        reason = f"runs of one method with the same number of passes differ in time by a factor of up to {factor:.1f}"
         return Clock(False, f"{reason}, so the machine had other work")
-    text = f"all runs on one kind of machine, {_describe_machine(*machines)}"
+    text = f"all runs used one kind of machine: {_describe_machine(*machines)}"
     if not has_load:
         text += ", whose load is not recorded"
     return Clock(True, text)

@@ -255,7 +255,7 @@ def find_data_differences(groups: tables.Groups) -> list[str]:
 
 def _describe_difference(part: str, names: Mapping[str, Iterable[str]]) -> str:
     lists = "; ".join(f"{', '.join(methods)} ({value})" for value, methods in names.items())
-    return f"Not of the same {part} data, although the settings of the data are the same: {lists}."
+    return f"The {part} data differ, although the settings of the data are the same: {lists}."
 
 
 # ---- accuracies and costs of methods ----

@@ -58,7 +58,7 @@ def _write_front(groups: tables.Groups) -> str:
     text = f"The most robust is {best.name}, with {_describe(best)} of the {unit.name} of full training"
     if best is cheapest:
         return f"{text}; it is alone on the Pareto front."
-    return f"{text}; the cheapest on the Pareto front is {cheapest.name}, with {_describe(cheapest)}."
+    return f"{text}. The cheapest on the Pareto front is {cheapest.name}, with {_describe(cheapest)}."
 
 
 def _describe(method: front.Method) -> str:
@@ -95,11 +95,11 @@ def list_cautions(groups: tables.Groups) -> list[Note]:
     collapsed = [name for name, records in groups.items() if len(drop_collapsed(records)) < len(records)]
     single = max(map(len, groups.values())) == 1
     return [
-        *note_if(flagged, f"Flagged, not to be trusted: {_list_names(flagged, groups)}.", "flag"),
+        *note_if(flagged, f"Flagged, so do not trust their accuracies: {_list_names(flagged, groups)}.", "flag"),
         *note_if(not flagged, "No evaluation has a flag.", "good"),
         *note_if(collapsed, f"Collapsed in at least one run: {_list_names(collapsed, groups)}.", "warning"),
         *note_references(groups, "warning"),
-        *note_if(single, "One run per method: nothing is known of the variation over seeds.", "warning"),
+        *note_if(single, "One run per method: the variation over seeds is unknown.", "warning"),
     ]
 
 
@@ -113,7 +113,7 @@ def note_references(groups: tables.Groups, kind: str = "flag") -> list[Note]:
         texts.insert(0, "none")
     text = (
         f"Costs here are relative to different references ({', '.join(texts)}), each the full training with a method's "
-        "objective and data. Those relative to different references cannot be compared."
+        "objective and data. Costs that are relative to different references cannot be compared."
     )
     return note_if(len(counts) > 1, text, kind)
 
@@ -139,9 +139,10 @@ def draw_front(
     caption = f"Robust accuracy over {unit.title}, checkpoint last; full training costs 1. "
     if any(len(method.robust) > 1 for method in methods):
         caption += "Points are means over seeds, bars their sample deviations. "
-    caption += "Dashed: the Pareto front; no method is both cheaper and more robust. Numbers refer to the table."
+    caption += "The dashed line is the Pareto front: the methods for which no other is both cheaper and more robust. "
+    caption += "Numbers refer to the table."
     if any(method.collapsed for method in methods):
-        caption += " Runs that collapsed are in no mean, and their methods are not on the front."
+        caption += " Collapsed runs are in no mean, and their methods are not on the front."
     title = f"robust accuracy, % ({name_attacks(records[0])})"
     narrow, wide = (front.draw_front(methods, title, size, numbers) for size in (_NARROW, _WIDE))
     return Figure(caption, narrow, wide, broad=True)

@@ -12,21 +12,24 @@ def find_last_entry(record: RunRecord) -> JsonObject | None:
 
 
 def describe_headroom(record: RunRecord) -> str | None:
-    """Return a sentence: what headroom was in the last epoch that recorded it, and what that means; None without it."""
+    """Say what headroom was in the last epoch that recorded it, and what that means, without a last full stop.
+
+    Returns None where no epoch recorded it.
+    """
     entry = find_last_entry(record)
     if entry is None:
         return None
     headroom = entry["headroom"]
     trained_on = _SUBSETS.get(entry.get("action", ""), "a coreset")
     return (
-        f"Headroom was {headroom:.2f} in epoch {entry['epoch']}, on {trained_on}: a step's gradient has, under the "
-        f"best unbiased choice of examples, {headroom:.0%} of the second moment that it has under a uniform choice, so "
-        f"selection can save at most {1 - headroom:.0%} of the training that uses it"
+        f"Headroom was {headroom:.2f} in epoch {entry['epoch']}, on {trained_on}: with the best unbiased choice of "
+        f"examples, a step's gradient has {headroom:.0%} of the second moment that it has with a uniform choice. "
+        f"Selection can therefore save at most {1 - headroom:.0%} of the training that uses it"
     )
 
 
 def judge_choosing(record: RunRecord, cost: float | None) -> str:
-    """Return in one sentence whether selection can be worth its cost, by what a run recorded.
+    """Return in words whether selection can be worth its cost, by what a run recorded.
 
     cost : of the selections, as a share of the training that uses them; None where nothing is selected.
     """
@@ -34,10 +37,11 @@ def judge_choosing(record: RunRecord, cost: float | None) -> str:
     if sentence is None:
         return f"{record.name} recorded no headroom: {_explain_missing(record)}"
     if cost is None:
-        return f"{sentence}: it can be worth its cost if that is a smaller share."
+        return f"{sentence}, and can be worth its cost if it costs less than that."
     saved = 1 - find_headroom(record)
     verdict = "can" if cost < saved else "cannot"
-    return f"{sentence}; the selections planned here cost {cost:.0%} of it, so selection {verdict} be worth its cost."
+    plan = f"The selections planned here cost {cost:.0%} of that training"
+    return f"{sentence}. {plan}, so selection {verdict} be worth its cost."
 
 
 def find_headroom(record: RunRecord) -> float:

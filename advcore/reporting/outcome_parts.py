@@ -15,7 +15,7 @@ _ACCURACY_COLUMNS = (
 def build_accuracies(record: RunRecord) -> list[Part]:
     """Return a chart and a table of the final accuracies, and whether their reliability was checked."""
     if not record.final:
-        return [Note("No final accuracy yet: the test set is looked at when the run ends.", "missing")]
+        return [Note("No final accuracy yet: the test set is used only when the run ends.", "missing")]
     rows = []
     intervals = []
     is_same = record.final.get("best") == record.final.get("last")
@@ -50,7 +50,7 @@ def _describe_best(record: RunRecord, is_same: bool) -> str:
     """Say which epoch is the best one. is_same : best and last have the same accuracies."""
     if record.best_epoch is None:
         return "Without validation examples there is no best epoch: best is last."
-    rest = ", which is the last." if is_same else ". The test set picks nothing."
+    rest = ", which is the last." if is_same else ". The test set is not used to choose it."
     return f"Epoch {record.best_epoch + 1} is the best on validation examples{rest}"
 
 
@@ -63,7 +63,7 @@ def _describe_checks(record: RunRecord) -> list[Part]:
         return []
     if all("flags" in evaluation for evaluation in evaluations):
         return [Note("All reliability checks passed.")]
-    return [Note("This record is older than the checks of robust numbers.", "missing")]
+    return [Note("This record is older than the checks of robust accuracies.", "missing")]
 
 
 # ---- costs ----
@@ -77,7 +77,7 @@ def build_costs(record: RunRecord) -> list[Part]:
         if entry["forward"] + entry["backward"] + entry["seconds"] > 0
     }
     if not spent:
-        return [Note("Nothing is counted yet.", "missing")]
+        return [Note("No cost is counted yet.", "missing")]
     figures = []
     unit = costs.list_units(record)[0]
     has_reference = bool(record.reference.get(unit.of_reference))

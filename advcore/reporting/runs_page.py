@@ -92,7 +92,7 @@ def _drop_copies(runs: Sequence[compare.Run]) -> tuple[list[compare.Run], list[N
         else:
             copies.append(f"{run.where} (as {original.where})")
             originals[originals.index(original)] = replace(original, link=original.link or run.link)
-    return originals, note_if(copies, f"There twice, and counted once: {_list_some(copies)}.")
+    return originals, note_if(copies, f"Found twice, counted once: {_list_some(copies)}.")
 
 
 def _build_notes(methods: Methods, broken: Sequence[compare.BrokenRun]) -> list[Note]:
@@ -101,9 +101,9 @@ def _build_notes(methods: Methods, broken: Sequence[compare.BrokenRun]) -> list[
     pairs = chain.from_iterable(compare.find_repeats(runs).items() for runs in methods.values())
     repeats = [f"{repeat} (as {first})" for repeat, first in pairs]
     return [
-        *note_if(unfinished, f"Not finished, and in no average: {_list_some(unfinished)}."),
-        *note_if(unreadable, f"Without a record that can be read: {_list_some(unreadable)}.", "warning"),
-        *note_if(repeats, f"Of a method and a seed that are there already, and in no average: {_list_some(repeats)}."),
+        *note_if(unfinished, f"Not finished, so left out of averages: {_list_some(unfinished)}."),
+        *note_if(unreadable, f"Without a readable record: {_list_some(unreadable)}.", "warning"),
+        *note_if(repeats, f"Repeats of a method and seed, left out of averages: {_list_some(repeats)}."),
         *read_or((), _note_data_differences, methods),
     ]
 
@@ -138,10 +138,11 @@ def _build_front(block: compare.Block) -> list[Part]:
     methods = compare.summarize_methods(block.groups)
     records = tables.list_records(block.groups)
     devices = dict.fromkeys(str(record.environment.get("device", "not recorded")) for record in records)
+    best = "; ".join(method.name for method in front.find_front(methods))
     parts: list[Part] = [
         Figures([comparison.draw_front(methods, records)]),
         Note(f"{block.conditions}; device {' and '.join(devices)}. {verdicts.describe_varied(block.groups)}"),
-        Note(f"On the front, by cost: {'; '.join(method.name for method in front.find_front(methods))}."),
+        Note(f"On the Pareto front, the cheapest first: {best}."),
     ]
     for which in ("last", "best"):
         if all(which in record.final for record in records):
@@ -242,8 +243,8 @@ def _build_flags(methods: Methods) -> list[Part]:
                 kind = str(entry.get("kind", ""))
                 events.setdefault((name, kind, str(entry.get("event", entry))), []).append(place)
     return [
-        _tabulate_places("Flags of evaluations", ("method", "what", "seeds"), flags),
-        _tabulate_places("Events of runs", ("method", "kind", "what", "seed and epoch"), events),
+        _tabulate_places("Flags of evaluations", ("method", "flag", "seeds"), flags),
+        _tabulate_places("Events of runs", ("method", "kind", "event", "seed and epoch"), events),
     ]
 
 
@@ -268,7 +269,7 @@ def _build_runs(methods: Methods, broken: Sequence[compare.BrokenRun]) -> list[P
         for run in broken
     ]
     links = [run.link for run in chain.from_iterable(methods.values())] + [""] * len(broken)
-    header = ("run", "method", "seed", "state", "robust, %", unit.title, "seconds in all")
+    header = ("run", "method", "seed", "state", "robust, %", unit.title, "seconds in total")
     return [
         *note_if(not any(links), "No run here has its own report; `advcore report RUN` makes one.", "missing"),
         Folded(
@@ -284,5 +285,5 @@ def _describe_outcome(record: RunRecord, unit: costs.Unit) -> tuple[str, str, st
     if not record.finished:
         return (f"not finished, epochs done: {len(record.epochs)}", tables.NOTHING, *cells)
     if not compare.is_readable(record):
-        return ("finished, in no average: its accuracies cannot be read", tables.NOTHING, *cells)
+        return ("finished, left out of averages: its accuracies cannot be read", tables.NOTHING, *cells)
     return ("finished", tables.format_percent(compare.robust_accuracy(record) / 100), *cells)

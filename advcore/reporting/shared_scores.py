@@ -30,5 +30,5 @@ def _describe_file(entries: list[tuple[str, RunRecord]], unit: costs.Unit) -> st
     cost = "" if share is None else f" ({share:.2f} of the reference, column {costs.PRETRAINING})"
     return (
         f"{methods}: {facts['score']} scores over {training}, made once and used by all {len(entries)} runs; "
-        f"what that cost once{cost} is in no run's relative cost."
+        f"this one-time cost{cost} is in no run's relative cost."
     )

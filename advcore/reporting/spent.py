@@ -86,4 +86,5 @@ def explain_columns(groups: Mapping[str, Sequence[RunRecord]], reference: str | 
         lines.append(f"Speed-ups are relative to {reference}.")
     clock = read_clock(groups)
     remark = clock.text if clock.comparable else f"they cannot be compared, since {clock.text}"
-    return [*lines, f"Seconds are of training and selection, without evaluation, the median over runs; {remark}."]
+    seconds = "Seconds are medians over runs, of training and selection without evaluation."
+    return [*lines, f"{seconds} {remark[0].upper()}{remark[1:]}."]

@@ -95,7 +95,7 @@ def build_tables(results: Results, title: str) -> list[Table]:
         checkpoints = [build_table(results, title, "last"), build_table(results, title, "best")]
         return checkpoints + _build_differences(results, title)
     rows = list(chain.from_iterable(_list_unfinished(method, results) for method in results.methods()))
-    return [Table(title, ("method",), rows, notes=["No run has come to its end."])]
+    return [Table(title, ("method",), rows, notes=["No run has finished."])]
 
 
 def build_table(results: Results, title: str, which: str) -> Table:

@@ -62,7 +62,7 @@ def _count_runs(results: Results) -> str:
 def _note_unfinished(results: Results) -> list[parts.Note]:
     states = Counter(entry.status for entry in results.entries)
     text = " and ".join(f"{states[state]} {state}" for state in ("failed", "missing") if states[state])
-    return parts.note_if(text, f"Of the runs, {text}: their methods have fewer seeds, or none.", "warning")
+    return parts.note_if(text, f"Runs without a result: {text}. Their methods have fewer seeds, or none.", "warning")
 
 
 def _list_cautions(results: Results) -> list[parts.Note]:
@@ -90,7 +90,7 @@ def _draw_block(block: compare.Block, names: Sequence[str]) -> list[parts.Part]:
     best = "; ".join(method.name for method in front.find_front(methods))
     return [
         parts.Figures([comparison.draw_front(methods, tables.list_records(block.groups), numbers)]),
-        parts.Note(f"On the front, by cost: {best}."),
+        parts.Note(f"On the Pareto front, the cheapest first: {best}."),
     ]
 
 

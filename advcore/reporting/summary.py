@@ -74,7 +74,7 @@ def _note_checks(record: RunRecord) -> list[Note]:
         return [Note("The reliability checks were switched off.", "warning")]
     flags = tables.list_run_flags(record)
     if flags:
-        text = f"{format_count(len(flags), 'flag')}, shown above: do not trust the accuracies before that is explained."
+        text = f"{format_count(len(flags), 'flag')}, shown above: do not trust the accuracies until each is explained."
         return [Note(text, "flag")]
     is_sound = evaluations and all(evaluation["flags"] == [] for evaluation in evaluations)
     return note_if(is_sound, "All reliability checks passed.", "good")
@@ -93,7 +93,7 @@ def _find_failures(record: RunRecord) -> list[Note]:
         ),
         *note_if(
             fell and not collapsed,
-            "Robust overfitting: the last epoch is less robust than the best one, beyond the 95 % intervals.",
+            "Robust overfitting: the last epoch is less robust than the best one; their 95 % intervals do not overlap.",
             "warning",
         ),
         *note_if(record.events, f"{format_count(len(record.events), 'event')}; see the section on events.", "warning"),
@@ -103,7 +103,8 @@ def _find_failures(record: RunRecord) -> list[Note]:
 def _find_weak_selections(record: RunRecord) -> list[Note]:
     measured = [entry for entry in record.selections if entry.get("gradient_error") is not None]
     weak = sum(entry["gradient_error"] >= entry["gradient_error_random"] for entry in measured)
-    text = f"In {weak} of {format_count(len(measured), 'selection')}, the gradient error is not below random's."
+    selections = format_count(len(measured), "selection")
+    text = f"In {weak} of {selections}, the gradient error is not below that of random subsets."
     return note_if(weak, text, "warning")
 
 
@@ -168,7 +169,7 @@ def _list_probe_accuracies(epoch: JsonObject) -> list[KeyNumber]:
 def _list_costs(record: RunRecord) -> list[KeyNumber]:
     """Return the relative cost in the first unit that the record counts; the second unit is in the remark."""
     unit, *others = costs.list_units(record)
-    name = f"{unit.name}, of full training"
+    name = f"{unit.name}, relative to full training"
     value = f"{tables.format_percent(unit.compare(record))} %"
     remark = ", ".join(f"{tables.format_percent(other.compare(record))} % of its {other.name}" for other in others)
     if not record.finished:

@@ -223,9 +223,10 @@ def compare_methods(groups: Groups, which: str = "last", *, against: Sequence[Ru
     titles = (_read_accuracies(records[0], which) for records in groups.values())
     accuracies = list(dict.fromkeys(chain([_CLEAN], *titles)))
     selections = _list_selections(list_records(groups))
-    full = " [against the full attack]" if any("gradient_error_full" in entry for entry in selections) else ""
+    full = " [under the full attack]" if any("gradient_error_full" in entry for entry in selections) else ""
     columns = spent.list_columns(groups, against)
-    header = ("method", "seeds", *accuracies, *(column.title for column in columns), f"gradient error{full} (random)")
+    errors = f"gradient error{full} (random subsets)"
+    header = ("method", "seeds", *accuracies, *(column.title for column in columns), errors)
     rows: list[Row] = []
     for name, records in groups.items():
         cells = _format_accuracies(drop_collapsed(records, which), which, accuracies)

@@ -87,7 +87,8 @@ def _list_shared_counts(groups: tables.Groups) -> list[str]:
     counts = sorted({entry["worst"]["n"] for entry in evaluations if "shared" in entry})
     if not counts:
         return []
-    return [f"Robust is right under all attacks, of the {' or '.join(map(str, counts))} images that all attacks saw."]
+    images = " or ".join(map(str, counts))
+    return [f"Robust accuracy is over the {images} images that all attacks saw: the share that withstands them all."]
 
 
 def format_comparison(comparison: Comparison) -> tuple[str, str, str]:
@@ -102,9 +103,9 @@ def explain_test(tested: Collection[Comparison]) -> str:
     """Say how the comparisons of a page are tested, and how many there are."""
     count = max((entry.among for entry in tested), default=0)
     return (
-        f"{format_count(count, 'comparison')}, by t-tests of paired differences over seeds (over data splits if these "
-        "are fewer), at a level of 5 % for all of them together (Holm). Level, or not beyond chance, does not mean "
-        "equal. ±: 95 % interval of each alone. Runs that collapsed are left out."
+        f"{format_count(count, 'comparison')}, by paired t-tests over seeds (over data splits if there are fewer of "
+        "these), at a level of 5 % for all of them together (Holm's correction). Level, or not beyond chance, does not "
+        "mean equal. ± is the uncorrected 95 % interval of one difference. Collapsed runs are left out."
     )
 
 
@@ -114,7 +115,7 @@ def describe_varied(groups: tables.Groups) -> str:
     seeds, splits = (sorted(set(values)) for values in zip(*pairs, strict=True))
     text = f"{'Seed' if len(seeds) == 1 else 'Seeds'} {format_numbers(seeds)}"
     if len(splits) == 1:
-        return f"{text}, all on data split {splits[0]}: what another split would change is not in these intervals."
+        return f"{text}, all on data split {splits[0]}: intervals do not cover the variation between splits."
     if len(pairs) == len(seeds) == len(splits):
         return f"{text}, each with its own data split."
     return f"{text}; data splits {format_numbers(splits)}."

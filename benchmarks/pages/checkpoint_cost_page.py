@@ -31,10 +31,10 @@ def page(record: dict) -> str:
         "",
         f"experiments/trades_gradmatch.yaml: after each of its {len(found)} epochs the whole state, "
         f"{record['bytes'] / 1e3:.0f} kB, is written, synced, and read back.",
-        f"Device {where['device']}, {format_count(where['threads'], 'thread')}; a share is of one epoch, so that other "
-        "work on the machine slows both of its parts.",
+        f"Device {where['device']}, {format_count(where['threads'], 'thread')}. A share is computed within one epoch, "
+        "so that other work on the machine slows both of its parts.",
         "",
-        to_markdown(("", "median", "minimum", "maximum"), rows),
+        to_markdown(("over epochs", "median", "minimum", "maximum"), rows),
     ]
     return "\n".join(lines) + "\n"
 

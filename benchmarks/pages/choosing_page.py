@@ -116,14 +116,14 @@ def worth() -> str:
                     format_seconds(found),
                 )
             )
-    head = ("solver", "gradient error (random)", "effective size", "robust, %", unit.title, SECONDS)
+    head = ("solver", "gradient error (random subsets)", "effective size", "robust, %", unit.title, SECONDS)
     table = to_markdown(head, lines)
     full = [record_of("full-pgd-7", seed) for seed in SEEDS]
     gains = [f"{_gain(budget)} at budget {budget}" for budget in BUDGETS]
     told = [
         f"Full training reaches {format_mean(robust(full))} % at cost 1.00. "
         f"Mean ± sample deviation over {len(SEEDS)} seeds.",
-        "`gradmatch` minus `random`, in points, with 95 % intervals over seeds, for "
+        "Robust accuracy of `gradmatch` minus that of `random`, in points with 95 % intervals over seeds, for "
         f"{_more_cost(unit):.2f} more relative cost: {'; '.join(gains)}.",
         cost_notes(compared),
     ]

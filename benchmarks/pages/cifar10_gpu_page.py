@@ -47,8 +47,9 @@ def section(found: dict[str, list[RunRecord]], which: str = "last") -> str:
                 f"{unit.compare(record):.2f}",
             )
         )
-    head = ("method", "clean, %", *(f"{label}, %" for label in attacks), "to full", "to random", "seconds", "speed-up")
-    return to_markdown((*head, unit.title), rows)
+    accuracies = ("clean, %", *(f"{label}, %" for label in attacks))
+    differences = ("difference from full", "difference from random")
+    return to_markdown(("method", *accuracies, *differences, "seconds", "speed-up", unit.title), rows)
 
 
 def text(groups: dict[str, dict[str, list[RunRecord]]]) -> str:
@@ -61,8 +62,8 @@ def text(groups: dict[str, dict[str, list[RunRecord]]]) -> str:
             f"## {PAGES[suite]}",
             "",
             f"ResNet-18, 40 epochs, one seed, checkpoint `last`, {n} test images, device "
-            f"{any_one.environment['device']}. Seconds are those of the epochs, with selections and probes; gaps are "
-            "of the first attack's accuracy, in points.",
+            f"{any_one.environment['device']}. Seconds are those of the epochs, with selections and probes. "
+            "Differences are in accuracy under the first attack, in points.",
             "",
             section(found),
             "",

@@ -50,10 +50,11 @@ def page(record: dict) -> str:
     lines = [
         "# Do seconds follow operations?",
         "",
-        "Relative costs count floating-point operations ([method](../docs/method.md#cost)). This page compares them",
-        "with the clock: one step of a linf attack, one update, and a selection after an "
+        "Relative costs count floating-point operations ([method](../docs/method.md#cost)). This page compares these",
+        "counts with measured seconds: of one step of a linf attack, one update, and a selection after an "
         f"attack of {record['steps']} steps.",
-        f"Kinds of work take turns, round by round; medians. Device {where['device']}, {threads}, torch "
+        "The kinds of work take turns in each round; seconds are medians over rounds. "
+        f"Device {where['device']}, {threads}, torch "
         f"{where['torch']}, float types and memory layout as advcore chooses them, unless a row says otherwise.",
         "",
         to_markdown(header, rows),

@@ -51,8 +51,8 @@ def table(case: dict) -> str:
                 f"{pages:,.0f}",
             )
         )
-    head = ("step", "seconds", "middle half", "x published", "of its passes alone", "pages mapped")
-    return to_markdown(head, rows)
+    compared = ("times as fast as published", "speed relative to its passes alone")
+    return to_markdown(("step", "seconds", "middle half", *compared, "pages mapped"), rows)
 
 
 def defaults_table(records: list[dict]) -> str:
@@ -72,7 +72,7 @@ def defaults_table(records: list[dict]) -> str:
                     f"{fused['adam']:.2f}",
                 )
             )
-    head = ("torch", "family", "case", "channels last, PGD-10", "PGD-1", "fused SGD", "fused Adam")
+    head = ("torch", "family", "case", "channels last, PGD-10", "channels last, PGD-1", "fused SGD", "fused Adam")
     return to_markdown(head, rows)
 
 
@@ -85,13 +85,16 @@ def text(record: dict, defaults: list[dict]) -> str:
         f"{format_count(where['threads'], 'thread')} (waiting threads: {machine['waiting'].lower()}), torch "
         f"{where['torch']}; load average {machine['load_before']:.1f} before and {machine['load_after']:.1f} after.",
         "",
-        "A step is one batch of 32 x 32 images: PGD-10 with linf 8/255 and step size 2/255, then the update. Each way "
-        "runs in its own process; the ways take turns. Seconds are medians with the middle half of the rounds; "
-        '"x published" is the median, over rounds, of how many times as fast a step is as the published loop of the '
-        "same objective. The passes alone are the same number of forward and backward passes on fixed images in the "
-        "layout that advcore takes, in a process with the same handling of memory, and nothing else. Pages are those "
-        "of 4 kB that the system mapped during a step because freed memory had been returned to it: `advcore run` "
-        "keeps freed memory ([speed](../docs/speed.md)); your own program does so if you ask for it.",
+        "A step is one batch of 32 x 32 images: PGD-10 with linf 8/255 and step size 2/255, then the update. Each row "
+        "of a table runs in its own process, and the rows take turns, round by round.",
+        "",
+        "- *seconds*: per step, the median over rounds; *middle half*: the range of the middle half of the rounds.",
+        "- *times as fast as published*: as the published loop of the same objective, the median over rounds.",
+        "- *speed relative to its passes alone*: these are the same number of forward and backward passes on fixed "
+        "images, in the layout that advcore chooses, in a process with the same handling of memory, and nothing else.",
+        "- *pages mapped*: pages of 4 kB that the system mapped during a step because freed memory had been returned "
+        "to it. `advcore run` keeps freed memory ([speed](../docs/speed.md)); your own program does so if you ask for "
+        "it.",
         "",
     ]
     for name, case in record["cases"].items():
@@ -101,10 +104,10 @@ def text(record: dict, defaults: list[dict]) -> str:
     lines += [
         "## The defaults by family",
         "",
-        "How many times as fast a training step (10 attack steps, or 1, and the update) is channels last as channels "
-        "first, and the optimiser's step fused as unfused; one thread, processor time, both in turn, medians. A family "
-        "takes a setting by default if it is at least 1.03 times as fast in all of its cases (channels last: with 10 "
-        "attack steps). Made by "
+        "How many times as fast a training step (10 attack steps, or 1, and the update) is with channels last as with "
+        "channels first, and the optimiser's step if it is fused rather than unfused. Ratios are medians of processor "
+        "time on one thread, with both ways in turn. A setting is a family's default if it is at least 1.03 times as "
+        "fast in all of the family's cases (for channels last: with 10 attack steps). Made by "
         "`python benchmarks/measure/cpu_defaults.py`.",
         "",
         defaults_table(defaults),

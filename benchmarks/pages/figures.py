@@ -13,6 +13,7 @@ from advcore.reporting.record import RunRecord
 from advcore.reporting.spent import explain_columns
 from advcore.reporting.statistics import Comparison, Difference, Estimate, estimate_mean
 from advcore.reporting.tables import compare_methods, list_records, to_markdown
+from advcore.reporting.tables import list_flags as read_flags
 from advcore.reporting.verdicts import pair_runs
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
@@ -55,6 +56,16 @@ def cost_notes(found: Groups, reference: str = "full") -> str:
     return " ".join(explain_columns(found, shown))
 
 
+def reword_flag(flag: str) -> str:
+    """Write the flag of an older record as advcore words it today."""
+    return flag.replace("are lost, and right further along", "are misclassified, but correct further along")
+
+
+def list_flags(found: Groups, which: str) -> list[str]:
+    """The flags of a checkpoint, each with its method."""
+    return [reword_flag(flag) for flag in read_flags(found, which)]
+
+
 def front(found: Groups) -> list[str]:
     """The methods on the Pareto front of cost and robust accuracy (mean over seeds), by cost."""
     return [method.name for method in pareto.find_front(compare.summarize_methods(found))]
@@ -79,7 +90,7 @@ def gap_text(found: Groups, method: str, other: str) -> str:
 def describe_gap(found: Groups, method: str, other: str) -> str:
     """Describe a difference that is not tested, with the costs."""
     costs = [cost(found, name) for name in (method, other)]
-    return f"{gap_text(found, method, other)} compared with {other} (costs {costs[0]:.2f} and {costs[1]:.2f})"
+    return f"{gap_text(found, method, other)} points compared with {other} (costs {costs[0]:.2f} and {costs[1]:.2f})"
 
 
 def ask(

@@ -33,7 +33,7 @@ def page(record: dict) -> str:
     lines += [
         "## A PGD-10 training step",
         "",
-        to_markdown(("model", "way", "images/s", "x published", "of the floor"), rows),
+        to_markdown(("model", "way", "images/s", "times as fast as published", "speed relative to the floor"), rows),
         "",
     ]
     rows = [
@@ -47,13 +47,13 @@ def page(record: dict) -> str:
         )
         for one in found.get("select", [])
     ]
-    head = ("model", "way", "chunk", "images/s attacked", "rows + solve / attack", "peak memory")
+    head = ("model", "way", "chunk", "images/s attacked", "time of rows + solve relative to the attack", "peak memory")
     lines += ["## A selection", "", to_markdown(head, rows), ""]
     rows = [
         (one["shape"], one["solver"], f"{one['seconds']:.1f}", f"{one['making']:.1f}", str(one["picked"]))
         for one in found.get("solve", [])
     ]
-    head = ("shape", "solver", "seconds", "making the rows", "picked")
+    head = ("shape", "solver", "seconds", "seconds for the rows", "examples picked")
     lines += ["## A solve", "", to_markdown(head, rows), ""]
     return "\n".join(lines)
 

@@ -28,10 +28,10 @@ SELECTORS: dict[str, Pairs] = {
 
 HEAD = """# Does headroom predict when selection is worth its cost?
 
-Headroom, (E |g|)^2 / E |g|^2, is the share of a step's second moment that the best unbiased choice leaves: near 1
-selection cannot gain, near 0 it can ([method](../docs/method.md)). Every selector of the studies of [what to attack
-again](reattack_study.md), [free rows](free_rows.md) and [pools](pools.md) is compared with the random choice of the
-same compute; headroom is that of the random choice's runs, mean over epochs.
+Headroom, (E |g|)^2 / E |g|^2, is the share of a step's second moment that remains under the best unbiased choice of
+examples ([method](../docs/method.md)). Near 1, selection cannot gain; near 0, it can. Every selector in the studies of
+[what to attack again](reattack_study.md), [free rows](free_rows.md) and [pools](pools.md) is compared with the random
+choice of the same compute. The headroom shown is that of the random choice's runs, averaged over epochs.
 """
 
 
@@ -75,7 +75,7 @@ def describe(points: Sequence[Point]) -> str:
     sign = "predicts" if result.statistic < 0 and result.pvalue < 0.05 else "does not predict"
     return (
         f"Over {len(points)} selectors the rank correlation of headroom and gain is {result.statistic:+.2f} "
-        f"(p = {result.pvalue:.3f}, as if the selectors were independent; those of one suite are not). "
+        f"(p = {result.pvalue:.3f} if the selectors were independent; those of one suite are not). "
         f"**Headroom {sign} here when selection is worth its cost.**"
     )
 

@@ -1,6 +1,6 @@
 """Two models, evaluated in four ways: benchmarks/masking.md, from the record of benchmarks/measure/masking.py."""
 
-from figures import BENCHMARKS, RECORDS
+from figures import BENCHMARKS, RECORDS, reword_flag
 
 from advcore.files import read_json
 from advcore.reporting.tables import format_accuracy, to_markdown
@@ -18,19 +18,22 @@ def page(record: dict) -> str:
     ]
     told = record["settings"]
     how = f"PGD-{told['steps']} x {told['restarts']}, step {told['step_size']}"
-    header = ("model", "clean, %", f"advcore, {how}", f"foolbox, {how}", "AutoAttack")
-    flags = [f"- {name}: {'; '.join(one['flags']) or 'no flag'}" for name, one in record["models"].items()]
+    attacks = (f"advcore, {how}", f"foolbox, {how}", "AutoAttack")
+    header = ("model", "clean, %", *(f"robust, % ({attack})" for attack in attacks))
+    flags = [
+        f"- {name}: {'; '.join(map(reword_flag, one['flags'])) or 'no flag'}" for name, one in record["models"].items()
+    ]
     n = next(iter(record["models"].values()))["clean"]["n"]
     return "\n".join(
         [
             "# Two models, evaluated in four ways",
             "",
             f"Made by `python benchmarks/measure/masking.py`. MNIST, linf {told['eps']}, small CNN, {n} test images, "
-            f"device {record['environment']['device']}; 95 % intervals.",
+            f"device {record['environment']['device']}. Accuracies have 95 % intervals.",
             "",
             to_markdown(header, rows),
             "",
-            "Flags of advcore's checks:",
+            "Flags of advcore's checks ([what they mean](../docs/evaluation.md)):",
             "",
             *flags,
             "",

@@ -23,8 +23,8 @@ def page(record: dict) -> str:
     lines = [
         "# The cost of remembering perturbations",
         "",
-        "By how much longer an epoch takes with `attack.start: remembered` than without. Both take turns, "
-        f"{settings['turns']} times; each time the quickest of three epochs counts.",
+        "How much longer an epoch takes with `attack.start: remembered` than without, in %. The two take turns, "
+        f"{settings['turns']} times; each time, the fastest of three epochs counts.",
         f"{settings['images']} CIFAR-10 images (JPEG copies), crop and flip, small CNN, "
         f"device {environment['device']}, {format_count(environment['threads'], 'thread')}.",
         "",

@@ -3,10 +3,9 @@
 import statistics
 from collections.abc import Mapping
 
-from figures import Groups, Tested, ask, cost_notes, describe_gap, several, table, verdict
+from figures import Groups, Tested, ask, cost_notes, describe_gap, list_flags, several, table, verdict
 
 from advcore.reporting.statistics import compare_all
-from advcore.reporting.tables import list_flags
 from advcore.reporting.verdicts import describe_varied, explain_test
 
 BASELINES = {
@@ -22,21 +21,30 @@ BASELINES = {
 HEAD = """# Saving inside the minibatch
 
 From the committed records of the suites `minibatch-mnist`, `minibatch-cifar10`, `minibatch-factors` and
-`minibatch-strong` (`advcore bench benchmarks/suites/NAME.yaml`). 4,000 images (10 % for validation), 10 epochs of
-PGD-7 training, small CNN: a small study, whose models are far from converged. Costs are relative to `full`. The
-baseline of a rule has the same cost: random attacks a larger part of each batch, a random coreset is larger and trains
-for one epoch more, and a random mix of clean and attacked images trains for 20 epochs.
+`minibatch-strong` (`advcore bench benchmarks/suites/NAME.yaml`). A small CNN is trained on 4,000 images (10 % for
+validation) for 10 epochs of PGD-7: a small study, whose models are far from converged. Costs are relative to `full`.
+The baseline of a rule ([the rules](../docs/minibatch.md#rules)) has the same cost: random attacks a larger part of each
+batch, a random coreset is larger and trains for one epoch more, and a random mix of clean and attacked images trains
+for 20 epochs.
 
-In short: judged by the means over seeds, no rule is ahead of random at the same cost here, and attacking all data with
-fewer steps is ahead of them all. One of the comparisons below is beyond chance after the correction for their number:
-margin is worse than random on MNIST. A selection attacks all examples with the full attack, which costs almost one
-epoch of ten; random spends it on updates. What margin and gradient matching spend on scoring, random spends on
-attacking more examples. The score of gradient matching hardly lasts from one epoch to the next
-([diagnostics](diagnostics.md)), and unbiased weights do not fix it. Loss-ranked training costs more than full
-training, because the examples that it leaves out have already been attacked. PGD-20 flatters rules that attack only a
-part of each batch: under AutoAttack, at the end of this page, margin falls far behind random on MNIST, with the one
-seed that was evaluated in this way.
+In short, judged by the means over seeds:
+
+- No rule is ahead of random at the same cost here, and attacking all data with fewer steps is ahead of them all. One of
+  the comparisons below is beyond chance after the correction for their number: margin is worse than random on MNIST.
+- A selection attacks all examples with the full attack, which costs almost one epoch of ten. Random spends this cost
+  on updates. What margin and gradient matching spend on scoring, random spends on attacking more examples.
+- An example's score under gradient matching in one epoch says little about its score in the next
+  ([diagnostics](diagnostics.md)), and unbiased weights do not fix this.
+- Loss-ranked training costs more than full training, because the examples that it leaves out have already been
+  attacked.
+- PGD-20 overrates rules that attack only a part of each batch. Under AutoAttack, at the end of this page, margin falls
+  far behind random on MNIST, with the one seed that was evaluated in this way.
 """
+
+
+FACTORS = """The base is rho 0.25 (random: 0.3, which costs the same), a warm-up of 2 epochs, and lambda 0.2, the weight
+of the loss on clean images. `corrected` weights the drawn examples by their inverse probability, so that the expected
+loss is that of the whole batch."""
 
 
 def list_questions(found: Groups) -> dict[str, list[tuple[str, str]]]:
@@ -68,9 +76,9 @@ def section(title: str, found: Groups, tested: Tested) -> str:
     ]
     lines += ["", cost_notes(found), "", table(found)]
     lines += [f"\nFlags: {told}." for told in ["; ".join(list_flags(found, "last"))] if told]
-    lines += ["", f"Beyond chance? {describe_varied(found)}", ""]
+    lines += ["", f"Are differences beyond chance? {describe_varied(found)}", ""]
     lines += [f"- {question}: {verdict(result)}." for (of, question), result in tested.items() if of == title]
-    lines += ["", "Does the choice of what to attack become uniform? Entropy of the draws; 1 is uniform:", ""]
+    lines += ["", "Does the choice of what to attack become uniform? The entropy of the draws (1 is uniform):", ""]
     for rule in ("margin", "gradient matching"):
         records = found.get(rule, ())
         if records:
@@ -87,10 +95,7 @@ def factors(found: Groups, base: Groups) -> str:
         **found,
     }
     lines = ["## One factor at a time, CIFAR-10 (JPEG copies)", ""]
-    lines += [
-        "The base is rho 0.25 (random: 0.3, which costs the same), warm-up 2, lambda 0.2. `corrected` weights the"
-    ]
-    lines += ["drawn examples by their inverse probability: in expectation the loss is that of the whole batch.", ""]
+    lines += [FACTORS, ""]
     lines += [cost_notes(shown), "", table(shown), ""]
     for name in shown:
         rule, factor = name.split(", ")

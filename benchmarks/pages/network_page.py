@@ -59,8 +59,9 @@ def size(count: float) -> str:
 
 
 def table() -> str:
-    head = ["data, model (TRADES)", "processes", "a selection: to the first", "from the first", "to each of the others"]
-    head.append("a training step: each sends")
+    head = ["data, model (TRADES)", "processes"]
+    head += [f"a selection: {part}" for part in ("to the first process", "from the first", "to each of the others")]
+    head.append("a training step: sent by each process")
     lines = [head, ["---"] * len(head)]
     for shape in SHAPES:
         for count in PROCESSES:

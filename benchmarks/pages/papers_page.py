@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 import tables
-from figures import BENCHMARKS, Groups, cost, cost_notes, robust, table
+from figures import BENCHMARKS, Groups, cost, cost_notes, list_flags, robust, table
 
 from advcore.config.load import from_dict, resolve
 from advcore.config.yaml_reader import read
@@ -14,7 +14,7 @@ from advcore.reporting.collapse import count_runs, drop_collapsed
 from advcore.reporting.columns import describe_columns, find_accuracy
 from advcore.reporting.record import RunRecord
 from advcore.reporting.shared_scores import describe_scores
-from advcore.reporting.tables import NOTHING, Row, format_mean, list_flags, to_markdown
+from advcore.reporting.tables import NOTHING, Row, format_mean, to_markdown
 from advcore.reporting.verdicts import describe_varied
 
 PUBLISHED = read(BENCHMARKS / "published.yaml")
@@ -24,6 +24,11 @@ SIZE = "small"
 MISSING = "not published in numbers"
 NOT_RUN = "not run yet"
 NO_ROW = "not in the suite"
+KINDS = {
+    "printed": "The published numbers are printed ones.",
+    "digitised": "The published numbers are digitised from a drawing.",
+}
+OURS = "Our numbers are means ± sample deviations over seeds, for checkpoint `last`."
 DURATIONS = ("minutes", "seconds")
 """Columns that only the papers have; their speed-ups are computed from them."""
 
@@ -141,7 +146,7 @@ def describe_differences(of: Table) -> list[str]:
     here, there = (
         describe_run(tables.suite_of(f"papers/{of.name}", size).methods[reference]) for size in (SIZE, "full")
     )
-    full = f"The size full has the paper's settings where these are known: {there}; it has not been run."
+    full = f"The size `full` has the paper's settings where these are known: {there}; it has not been run."
     return [f"Differences from the paper. Here: {here}. {full} {of.page['differs']}"]
 
 
@@ -155,8 +160,8 @@ def text(name: str) -> str:
     of = Table(name)
     paper, place, kind = PUBLISHED["papers"][of.page["paper"]], of.page["place"], of.page["kind"]
     lines = [f"# {of.suite.title}", "", f"{paper}, {place}. Suite `papers/{name}`, `--size {SIZE}`. "]
-    lines[-1] += f"Published numbers are {kind}." if of.page["rows"] else "The paper has no numbers for these rows."
-    lines += ["", *describe_differences(of), "", "Ours: mean ± sample deviation over seeds, checkpoint `last`.", ""]
+    lines[-1] += KINDS[kind] if of.page["rows"] else "The paper has no numbers for these rows."
+    lines += ["", *describe_differences(of), "", OURS, ""]
     lines += [to_markdown(make_header(of.page), [make_row(of, method) for method in of.list_rows()]), ""]
     claims = list_claims(of.page)
     lines += ["The paper also states:", "", *claims, ""] if claims else []
@@ -184,8 +189,9 @@ def list_ours(of: Table) -> list[str]:
 
 INDEX_HEAD = """# The papers' tables and figures
 
-Each table or figure with its suite (`advcore bench benchmarks/suites/papers/NAME.yaml --size small`), its page, and the
-number of finished runs. Hours: [schedule](schedule.md). Published numbers come from [published.yaml](published.yaml).
+Each row has a table or figure, its suite (`advcore bench benchmarks/suites/papers/NAME.yaml --size small`), its page,
+and the number of finished runs. The [schedule](schedule.md) has the hours. Published numbers come from
+[published.yaml](published.yaml).
 """
 
 

@@ -20,22 +20,22 @@ def page(record: dict) -> str:
         _list_cells(case, f"{case['seconds'] / 60:.1f}", _format_peak(case)) for case in cases if case["n"] == n
     ]
     on_few = [_list_cells(case, f"{case['seconds']:.1f}", _relate(case, exact)) for case in cases if case["n"] == few]
-    shared = ("gradient error", "of a random subset")
+    shared = ("gradient error", "gradient error of a random subset")
     threads = format_count(record["environment"]["threads"], "thread")
     lines = [
         "# A selection from a pool of a million",
         "",
-        f"{n:,} generated rows of the shape of CIFAR-10 and ResNet-18 (10 classes, 512 features, 50 clusters per",
-        "class), float32, read from a file (included in the time). 10 % of each class are picked once, in random",
-        f"blocks (`solver.block_size`); {threads} of a machine with other work on it. The peak is that of the whole",
-        "process, torch included.",
+        f"{n:,} generated [gradient rows](../docs/glossary.md#row) of the shape of CIFAR-10 and ResNet-18 (10 classes,",
+        "512 features, 50 clusters per class), float32. The time includes reading them from a file. 10 % of each class",
+        f"are picked once, in random blocks (`solver.block_size`), by {threads} on a machine that also had other work.",
+        "The peak is the memory of the whole process, torch included.",
         "",
-        to_markdown(("solver", "block_size", "minutes", "peak, GB", *shared), at_scale),
+        to_markdown(("solver", "block_size", "minutes", "peak memory, GB", *shared), at_scale),
         "",
         *_explain_bias(cases),
         f"The first {few:,} of these rows, about {few // 10:,} per class, compared with the solvers without blocks:",
         "",
-        to_markdown(("solver", "block_size", "seconds", "relative to the exact error", *shared), on_few),
+        to_markdown(("solver", "block_size", "seconds", "gradient error relative to no blocks", *shared), on_few),
     ]
     return "\n".join([*lines, ""])
 
@@ -45,8 +45,9 @@ def _explain_bias(cases: list[dict]) -> list[str]:
     if all(case["gradient_error"] < case["gradient_error_random"] for case in cases):
         return []
     return [
-        "CRAIG minimises the distance of rows from their medoids. A sum of medoids is biased; that of a random subset",
-        "is not, and its error falls with the root of the subset's size: from some size on it is the smaller one.",
+        "CRAIG minimises the distance of rows from their medoids. The sum of medoids is biased. The sum of a random",
+        "subset is not, and its error falls with the square root of the subset's size: from some size on, it is the",
+        "smaller one.",
         "",
     ]
 

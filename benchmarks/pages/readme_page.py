@@ -45,9 +45,10 @@ def describe_half(found: Groups) -> str:
     parts = [f"{_format_gap(found, name)} with {words}" for name, words in IN_TEXT.items()]
     full, seeds = statistics.fmean(robust(found["full"])), len(found["full"])
     return (
-        f"On 4,000 CIFAR-10 images, half the cost of PGD-7 training ({full:.1f} % robust under PGD-50) changes robust\n"
-        f"accuracy by {', '.join(parts[:-1])}\nand {parts[-1]} (points with 95 % intervals, {seeds} seeds;\n"
-        f"{_describe_chance(tested)})."
+        f"On 4,000 CIFAR-10 images, PGD-7 training reaches {full:.1f} % robust accuracy under PGD-50. At half its\n"
+        f"cost, accuracy changes by {', '.join(parts[:-1])},\n"
+        f"and {parts[-1]} (points with 95 % intervals, {seeds} seeds).\n"
+        f"{_describe_chance(tested)}."
     )
 
 
@@ -59,8 +60,8 @@ def _format_gap(found: Groups, name: str) -> str:
 def _describe_chance(tested: dict[tuple[str, str], Comparison]) -> str:
     beyond = [ROWS[pair[0]] for pair, comparison in tested.items() if comparison.verdict != "level"]
     if not beyond:
-        return f"none of {len(tested)} differences from full training is beyond chance once corrected for their number"
-    return f"corrected for {len(tested)} comparisons, only the difference with {', '.join(beyond)} is beyond chance"
+        return f"None of {len(tested)} differences from full training is beyond chance once corrected for their number"
+    return f"Corrected for {len(tested)} comparisons, only the difference with {', '.join(beyond)} is beyond chance"
 
 
 def table(found: Groups, strong: Groups) -> str:

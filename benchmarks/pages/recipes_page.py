@@ -29,7 +29,7 @@ RECIPES: dict[str, Pairs] = {
     "AWP, compared with the same compute in more epochs": [("AWP", "one step, remembered, 29 epochs")],
     "Label smoothing": [("label smoothing", "one step, remembered")],
     "SWA": [("SWA", "one step, remembered")],
-    "AdamW with warm-up and cosine, compared with SGD and one cycle": [
+    "AdamW with warm-up and a cosine schedule, compared with SGD and one cycle": [
         ("AdamW, cosine with warm-up", "one step, remembered")
     ],
     "CutMix, compared with FAT": [("FAT, CutMix", "FAT")],
@@ -38,15 +38,17 @@ RECIPES: dict[str, Pairs] = {
 FINETUNE_HEAD = """# Is it worth hardening a network that is already trained?
 
 From the committed records of the suites `finetune` and `finetune-search` (`advcore bench benchmarks/suites/NAME.yaml`).
-CIFAR-10 (JPEG copies), all 50,000 images (10 % for validation), a small CNN that reaches {clean} % on clean images
-after 15 epochs of ordinary training: far below larger networks, adversarially trained or not. Adversarial training
-takes one step of 10/255 from remembered perturbations. Costs are relative to 10 epochs of PGD-10; the cost of the
-pretraining has its own column. Each start has the learning rate that was best on held-out images with one seed (below).
+The data are all 50,000 CIFAR-10 images (JPEG copies; 10 % for validation). The network is a small CNN that reaches
+{clean} % on clean images after 15 epochs of ordinary training: far below larger networks, adversarially trained or not.
+Adversarial training takes one step of 10/255 from [remembered
+perturbations](../docs/glossary.md#remembered-perturbation). Costs are relative to 10 epochs of PGD-10; the cost of the
+pretraining has its own column. Training from random and from trained weights each has the learning rate that was best
+on held-out images with one seed (below).
 
-In short: it is worth it if the trained weights exist already. For the same epochs of adversarial training, trained
+In short: it is worth it if the trained weights exist already. With the same epochs of adversarial training, trained
 weights end two points more robust than random ones, and seven to eleven points more accurate on clean images. They
-save nothing if the pretraining has still to be paid for: random weights that are trained adversarially for the cost of
-both parts end six tenths of a point more robust, which may be chance, and two points less accurate on clean images.
+save nothing if the pretraining still has to be paid for. Random weights, trained adversarially for the cost of both
+parts, end six tenths of a point more robust, which may be chance, and two points less accurate on clean images.
 Training only the head in the first epoch costs nearly three points with two epochs, and makes no clear difference with
 five.
 """
@@ -54,12 +56,13 @@ RECIPES_HEAD = """# The parts of today's recipes, one at a time
 
 From the committed records of the suite `recipes` (`advcore bench benchmarks/suites/recipes.yaml`). CIFAR-10 (JPEG
 copies), 10,000 images (10 % for validation), a small CNN, 20 epochs of one step. The published gains of these parts
-are for large networks that train for 100 epochs and more and show robust overfitting. This network is far from that,
-and nothing was tuned for any part. Costs are relative to one remembered step.
+are for large networks that train for 100 epochs or more and show robust overfitting. This network is far from that,
+and nothing was tuned for any part. Costs are relative to one remembered step. Terms are in the
+[glossary](../docs/glossary.md).
 
-In short: at this size nothing helps beyond chance, and protection against overfitting hurts a network that underfits:
-CutMix ends two and a half points less robust than FAT without it, and AWP more than a point below the same compute in
-more epochs.
+In short: at this size nothing helps beyond chance, and protection against overfitting hurts a network that underfits.
+CutMix ends two and a half points less robust than FAT without it. AWP ends more than a point below the same compute
+spent on more epochs.
 """
 
 
@@ -100,7 +103,7 @@ def search_table(found: Groups) -> str:
         if attacked is not None:
             start, rate = name.rsplit(", lr ", 1)
             rows.append((start, rate, f"{100 * attacked:.1f}"))
-    return to_markdown(("start", "learning rate", "robust on held-out images, %"), rows)
+    return to_markdown(("start", "learning rate", "robust accuracy on held-out images, %"), rows)
 
 
 def finetune_text(found: Groups, search: Groups) -> str:

@@ -4,17 +4,16 @@ import statistics
 from pathlib import Path
 
 import figures
-from figures import Groups, Tested, answers, ask, cost, cost_notes, front, robust, unit_of
+from figures import Groups, Tested, answers, ask, cost, cost_notes, front, list_flags, robust, unit_of
 
 from advcore.reporting.statistics import compare_all
-from advcore.reporting.tables import list_flags
 from advcore.reporting.verdicts import describe_varied, explain_test
 
 FULL = "full (PGD-7)"
 QUARTER = 0.2505
 """A quarter of full training, with a margin for rounding a plan to whole epochs."""
 QUESTIONS = {
-    "Memory": [
+    "Remembering perturbations": [
         ("one step, remembered", "FAT"),
         ("random, one step, remembered", "random, one step"),
         ("GradMatch, one step, remembered", "GradMatch, one step"),
@@ -35,12 +34,16 @@ QUESTIONS = {
         ("GradMatch, one step", "FAT"),
         ("random, one step, half", "one step, shortened"),
     ],
-    "Selection by one step": [("GradMatch 0.3, selected by FGSM", "GradMatch 0.3")],
+    "Selection with one attack step, compared with the full attack": [
+        ("GradMatch 0.3, selected by FGSM", "GradMatch 0.3")
+    ],
     "The margin rule, compared with random minibatches of the same cost": [
         ("margin, one step", "random minibatch, one step")
     ],
-    "Half of each batch, drawn at random, for twice the epochs": [("random minibatch, one step", "FAT")],
-    "A growing number of steps": [("PGD, steps 1 to 3", "PGD-2")],
+    "A random half of each batch for twice the epochs, compared with whole batches": [
+        ("random minibatch, one step", "FAT")
+    ],
+    "A growing number of attack steps, compared with two steps": [("PGD, steps 1 to 3", "PGD-2")],
 }
 """Questions, and the pairs of methods that answer them: with the part, and without it."""
 FAMILIES = {
@@ -58,22 +61,29 @@ HEAD = """# Cheaper training, all savings in one picture
 From the committed records of the suites `savings`, `savings-parts`, `savings-long` and `savings-strong` (`advcore
 bench benchmarks/suites/NAME.yaml`). CIFAR-10 (JPEG copies): 4,000 training images (10 % for validation), small CNN,
 linf 8/255, 10 epochs of PGD-7 as the reference: a small study of models that are far from converged. Coreset runs
-train on all data for 60 % of the epochs that their budget allows, and select every 4 epochs from there. At a quarter
-of the cost they run 20 epochs of one step or 14 of two, on the largest coreset that this cost allows
-(`selection.cost`).
+train on all data for 60 % of the epochs that their budget allows, and then select every 4 epochs. At a quarter of full
+training's cost, they run 20 epochs with one attack step or 14 with two, on the largest coreset that this cost allows
+(`selection.cost`). Terms are in the [glossary](../docs/glossary.md).
 
-In short: at this size nearly all that can be saved is the cost of the attack. One step costs a quarter of full
-training, and its mean is within half a point of that. Whatever else is saved must be spent on something, and neither
-more epochs on a subset nor better chosen subsets gain more than the same passes on all data. Remembering perturbations
-costs no passes and is ahead by two tenths of a point, over three times the epochs by seven tenths. GradMatch's coresets
-match the full attack's gradient closely, many times more closely than random subsets do, even if one step selects
-them; they train no better. The margin rule, whose scores cost as much as half an attack step, falls behind with each
-seed. With two and three seeds none of these differences in accuracy is beyond chance, corrected for their number.
+In short:
+
+- At this size, nearly all that can be saved is the cost of the attack. One attack step costs a quarter of full
+  training, and its mean accuracy is within half a point of full training's.
+- Other savings have to be spent on something. Neither more epochs on a subset nor better chosen subsets gain more than
+  the same passes on all data.
+- Remembering perturbations costs no passes and is ahead by two tenths of a point, and by seven tenths in runs of three
+  times the epochs.
+- GradMatch's coresets match the gradient under the full attack many times more closely than random subsets do, even if
+  they are selected with one attack step. Models trained on them are not better.
+- The margin rule, whose scores cost as much as half an attack step, falls behind with each seed.
+- With two or three seeds, none of these differences in accuracy is beyond chance once corrected for their number.
 """
 LASTING = {
     "One remembered step, compared with full training": [("one step, remembered", "full (PGD-7)")],
-    "Memory": [("one step, remembered", "FAT")],
-    "A coreset, with remembered steps": [("GradMatch, one step, remembered", "one step, remembered")],
+    "Remembering perturbations": [("one step, remembered", "FAT")],
+    "A coreset, compared with all data, both with remembered steps": [
+        ("GradMatch, one step, remembered", "one step, remembered")
+    ],
     "One step, compared with full training": [("FAT", "full (PGD-7)")],
 }
 PARTS, LONG = "parts", "three times the epochs"
@@ -102,7 +112,10 @@ def quarter(found: Groups, full: str) -> str:
     order = sorted(cheap, key=cheap.get, reverse=True)
     reached = statistics.fmean(robust(found[full]))
     told = "; ".join(f"{name} {cheap[name]:.1f} at {cost(found, name):.2f}" for name in order[:4])
-    return f"The best at a quarter of the cost of full training ({reached:.1f} % robust) or less: {told}."
+    return (
+        "The best methods at a quarter of full training's cost or less, with robust accuracy in % and relative cost "
+        f"(full training reaches {reached:.1f} %): {told}."
+    )
 
 
 def test(found: Groups, lasting: Groups) -> Tested:
@@ -117,7 +130,8 @@ def text(found: Groups, lasting: Groups, strong: Groups) -> str:
     tested = test(found, lasting)
     lines = [HEAD, "![Robust accuracy over relative cost](savings.png)", ""]
     lines += [
-        f"Mean ± sample deviation over seeds, {n} test images, checkpoint `last`, device {device}; bold: on the front."
+        f"Mean ± sample deviation over seeds, {n} test images, checkpoint `last`, device {device}. Methods in bold "
+        "are on the Pareto front."
     ]
     lines += ["", cost_notes(found, FULL), "", table(found), ""]
     lines += [f"Flags: {told}.\n" for told in ["; ".join(list_flags(found, "last"))] if told]
@@ -129,7 +143,8 @@ def text(found: Groups, lasting: Groups, strong: Groups) -> str:
         for event in record.events
         if "catastrophic" in event["event"]
     ]
-    lines += [f"- {told}." for told in collapsed] or ["No run overfitted catastrophically (PGD-10 probe)."]
+    none = "No run overfitted catastrophically, as judged by PGD-10 on validation images."
+    lines += [f"- {told}." for told in collapsed] or [none]
     lines += ["", quarter(found, next(iter(found))), "", "## Which parts matter", ""]
     lines += [explain_test(tested.values()), describe_varied(found), "", answers(PARTS, found, QUESTIONS, tested)]
     if lasting:

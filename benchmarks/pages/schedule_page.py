@@ -65,13 +65,13 @@ STUDIES = {
 
 HEAD = """# Schedule of the long studies
 
-Each run is one process with one thread, two of them side by side on 2 cores: `advcore bench
-benchmarks/suites/NAME.yaml` (with `--size small` for the papers' tables) with OMP_NUM_THREADS=1, one suite per core.
-The same command continues a suite that was stopped. Seconds per run are the median over the suite's records, evaluation
-included, under whatever load there was; before there is a record, an estimate from trials. The baselines that a suite
-adds automatically count from its first run on. Suites that are not written yet take their methods from the results of
-those above them: eight rows near the front with five more seeds, the same rows on 20,000 images, and on all images full
-training, random subsets, the best row with a cheaper attack and the best coreset.
+Each run is one process with one thread. Two of them run at the same time on 2 cores, one suite per core: `advcore
+bench benchmarks/suites/NAME.yaml` with OMP_NUM_THREADS=1 (and `--size small` for the papers' tables). The same command
+continues a suite that was stopped. Seconds per run are the median over the suite's records, including evaluation, under
+the load at that time. Without a record they are an estimate from trials. The baselines that a suite adds automatically
+are counted from its first run on. Suites that are not written yet take their methods from the results of those above
+them: eight rows near the front with five more seeds; the same rows on 20,000 images; and on all images full training,
+random subsets, the best row with a cheaper attack, and the best coreset.
 """
 
 THROUGHPUT = """## Images per second
@@ -134,7 +134,7 @@ def text() -> str:
     lines = [HEAD, THROUGHPUT, describe_throughput(read_json(RECORD)), ""]
     for title, (parts, limit) in STUDIES.items():
         shown, hours = table(parts)
-        lines += [f"## {title}", "", f"{hours:.1f} process-hours, of at most {limit}.", "", shown, ""]
+        lines += [f"## {title}", "", f"{hours:.1f} process-hours in total; the limit is {limit}.", "", shown, ""]
     return "\n".join(lines)
 
 

@@ -137,8 +137,8 @@ def staleness_table(found: Groups) -> str:
         if entries and name.startswith(("GradMatch", "CRAIG")):
             columns = ("row_age", "row_error", "gradient_error", "gradient_error_full", "gradient_error_random")
             rows.append((name, *(_format_mean(entries, column) for column in columns)))
-    header = ("method", "age of rows, epochs", "row error", "gradient error", "against fresh rows", "random subset")
-    return to_markdown(header, rows)
+    errors = ("row error", "gradient error", "against fresh rows", "of a random subset")
+    return to_markdown(("method", "age of rows, epochs", *errors), rows)
 
 
 def _format_mean(entries: Sequence[Mapping], key: str) -> str:
@@ -149,27 +149,30 @@ def _format_mean(entries: Sequence[Mapping], key: str) -> str:
 REATTACK_HEAD = """# What to attack again, and whether it is worth it
 
 From the committed records of the suites `reattack-mnist` and `reattack-cifar10` (`advcore bench
-benchmarks/suites/NAME.yaml`). In each batch a share rho of the examples takes a new step from the remembered
-perturbation: chosen at random, by the lowest p_y at the last visit, or by the oldest perturbation. The others are
-trained on their remembered adversarial images. All rows have the same compute unless they say otherwise. Such a rule
-has two side effects that have to be separated from it: more updates for the same compute, and perturbations that are
-weak early in training. So there are rows with the same number of updates, and rows that attack all examples in a ball
-that grows.
+benchmarks/suites/NAME.yaml`). In each batch, only a share rho of the examples takes a new attack step from its
+remembered perturbation ([how](../docs/minibatch.md#attacking-a-share-again)). They are chosen at random, by the lowest
+probability of the true class (p_y) at their last visit, or by the oldest perturbation. The others are trained on with
+the perturbation that is remembered. All rows of the tables have the same compute unless they say otherwise.
+
+Such a rule has two side effects that have to be separated from the choice itself: more updates for the same compute,
+and perturbations that are weak early in training. So there are rows with the same number of updates, and rows that
+attack all examples in a ball that grows.
 """
 FREE_ROWS_HEAD = """# Free gradient rows, and whether they are worth it
 
-From the committed records of the suite `free-rows` (`advcore bench benchmarks/suites/free-rows.yaml`). Coresets chosen
-from rows that are caught in training ([how](../docs/savings.md#selecting-without-an-attack)) are compared with random
-subsets of the same compute, budgets .1, .3 and .5. *Refreshed*: after each epoch a twentieth of the examples outside
-the coreset is attacked and measured again. *Attacked*: all examples are attacked at each selection. The cost of these
-two is deducted from their budgets.
+From the committed records of the suite `free-rows` (`advcore bench benchmarks/suites/free-rows.yaml`). These coresets
+are chosen from [gradient rows](../docs/glossary.md#row) that are stored during training, which costs no extra attack
+([how](../docs/savings.md#selecting-without-an-attack)). They are compared with random subsets of the same compute, at
+budgets of 0.1, 0.3 and 0.5. *Refreshed*: after each epoch, 5 % of the examples outside the coreset are attacked and
+measured again. *Attacked*: all examples are attacked at each selection. The cost of these two is deducted from their
+budgets.
 """
 POOLS_HEAD = """# Selecting from a pool, and whether it is worth it
 
 From the committed records of the suites `pools` and `pools-redundant` (`advcore bench benchmarks/suites/NAME.yaml`):
 5,000 labelled CIFAR-10 images, and a pool whose labels come from a teacher that was trained on these images alone. The
-label errors are real: {errors} of the pool's labels are wrong. Each batch takes 0.7 of its examples from the pool, or
-from the share that a selector chose.
+label errors are real: {errors} of the pool's labels are wrong. Each batch takes 70 % of its examples from the pool, or
+from the part of the pool that a selector chose.
 """
 
 
@@ -220,8 +223,8 @@ def free_rows_text(sections: Mapping[str, Groups]) -> str:
 
 
 STALENESS = """Means over selections and seeds. *Row error*: the distance of the rows from those of a fresh attack on
-the current model, on a sample, relative to the latter. *Against fresh rows*: the coreset's gradient error on that
-sample."""
+the current model, relative to the length of the latter, on a sample. *Against fresh rows*: the coreset's gradient error
+on that sample."""
 
 
 def pools_text(sections: Mapping[str, Groups], wrong: float) -> str:

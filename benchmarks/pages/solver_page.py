@@ -17,12 +17,18 @@ TITLES = {"synthetic": "synthetic", "mnist": "MNIST", "cifar10": "CIFAR-10 (JPEG
 Facts = dict[str, Any]
 
 
+HEAD = """Made by `python benchmarks/measure/solvers.py`; every figure comes from a record. n or N is the number of
+[gradient rows](../docs/glossary.md#row), k of picks, C of classes, and D of features. The *Gram* is the matrix of inner
+products of rows. *Ours* are advcore's solvers ([how they work](../docs/solvers.md)): the solve alone, or the whole
+call, which also computes the Gram or the distances."""
+
+
 def text(records: dict[str, Facts]) -> str:
     """The page, from the records there are."""
-    lines = ["# Solvers", "", "Made by `python benchmarks/measure/solvers.py`; every figure comes from a record."]
+    lines = ["# Solvers", "", HEAD]
     found = [gate for part, make in GATES.items() if part in records for gate in _verdicts(records[part], make)]
     if found:
-        lines += ["", to_markdown(("what", "measured", "limit", "holds"), found)]
+        lines += ["", to_markdown(("quantity", "measured", "limit", "within the limit"), found)]
     for part, section in SECTIONS.items():
         if part in records:
             lines += ["", f"## {part}", "", _made_with(records[part]["environment"]), "", *section(records[part])]
@@ -75,7 +81,7 @@ def _grid(cells: list, show: Callable[[Facts, dict[str, Facts]], str], names: li
 
 def _peers_section(record: Facts) -> list[str]:
     turns = format_count(record["settings"]["repeats"], "turn")
-    lines = [f"Medians over {turns}; in brackets relative to ours (own Gram: to our whole call)."]
+    lines = [f"Medians over {turns}. In brackets: the time relative to *ours* (*own Gram*: to *ours, whole call*)."]
     for solver, answer in (("GradMatch", _fit), ("CRAIG", _objective)):
         cells = _cells(record, solver)
         names = list(dict.fromkeys(name for _, own in cells for name in own))
@@ -90,7 +96,7 @@ def _peers_section(record: Facts) -> list[str]:
         reasons = sorted(
             {p["stopped"] for _, own in cells for p in own.values() if p.get("stopped", "budget") != "budget"}
         )
-        lines += ["", f"With fewer rows than k: {'; '.join(reasons)}."] if reasons else []
+        lines += ["", f"Reasons for fewer rows than k: {'; '.join(reasons)}."] if reasons else []
     missing = [note for cell in record["results"]["cells"] for note in cell["left_out"]]
     missing = list(dict.fromkeys([*record["results"]["left_out"], *missing]))
     return lines + (["", "Left out:", "", *(f"- {note}" for note in missing)] if missing else [])
@@ -120,7 +126,8 @@ def _growth_section(record: Facts) -> list[str]:
     around = ", ".join(f"{name} = {value}" for name, value in record["settings"]["around"].items())
     lines += [
         "",
-        f"Around {around} (k = n / 4 where n grows), synthetic rows; peak: by how much the resident set grows.",
+        f"One number varies, the others are {around} (k = n / 4 where n varies). Rows are synthetic. *Peak* is by how "
+        "much the resident memory grows.",
     ]
     rows = []
     for one, other in zip(points[::2], points[1::2], strict=True):
@@ -133,7 +140,7 @@ def _growth_section(record: Facts) -> list[str]:
     for curve in record["results"]["over_k"]:
         title = f"GradMatch, {curve['name']}, {TITLES[curve['rows']]}, n = {curve['n']}"
         slopes = ", ".join(f"{key} {value:.2f}" for key, value in curve["exponents"].items() if value is not None)
-        lines += ["", f"{title}; exponent of k between 500 and 2500: {slopes or 'not measured'}.", ""]
+        lines += ["", f"{title}. The exponent of k between 500 and 2500: {slopes or 'not measured'}.", ""]
         lines.append(
             to_markdown(("k", "whole call", "of which solve", "rows used", "rounds"), map(_over_k_row, curve["points"]))
         )
@@ -162,10 +169,11 @@ def _case(one: Facts) -> str:
 def _imagenet_section(record: Facts) -> list[str]:
     own = record["settings"]
     shape = (
-        f"N = {own['n']}, C = {own['classes']}, D = {own['features']}, float16 rows of one class at a time, 10 % picked"
+        f"N = {own['n']}, C = {own['classes']}, D = {own['features']}, float16 rows; one class at a time, 10 % picked"
     )
     trial = "" if own["solved_classes"] == own["classes"] else f"; a trial of {own['solved_classes']} classes"
-    header = ("solver", "generating", "solving", "peak of the process", "gradient error", "of a random subset")
+    errors = ("gradient error", "gradient error of a random subset")
+    header = ("solver", "generating", "solving", "peak of the process", *errors)
     rows = [
         (one["solver"], duration(one["generating"]), duration(one["solving"]), megabytes(one["peak"]))
         + (f"{one['error']:.3f}", f"{one['error_random']:.3f}")
@@ -185,7 +193,7 @@ def _share_section(record: Facts) -> list[str]:
     return [
         f"{what}: {spent}.",
         "",
-        to_markdown(("selection", "budget", "solve", "rows + solve, share of the attack"), rows),
+        to_markdown(("selection", "budget", "solve", "time of rows + solve relative to the attack"), rows),
     ]
 
 
@@ -232,14 +240,20 @@ def _peers_gates(record: Facts) -> list[Gate]:
     dense, gram = "sklearn, own Gram", "sklearn, our Gram"
     gates = [
         _at_most(
-            f"{where}: whole call relative to sklearn with its own Gram", _ratio(own, "ours, whole call", dense), 1 / 4
+            f"{where}: time of the whole call relative to sklearn with its own Gram",
+            _ratio(own, "ours, whole call", dense),
+            1 / 4,
         ),
         _told(
             f"{where}: the same, sklearn overwriting its Gram", _ratio(own, "ours, whole call", f"{dense}, overwriting")
         ),
-        _at_most(f"{where}: solve relative to sklearn's on our Gram", _ratio(own, "ours", gram), 1 / 3),
+        _at_most(f"{where}: time of the solve relative to sklearn's on our Gram", _ratio(own, "ours", gram), 1 / 3),
         _told(f"{where}: the same, sklearn overwriting the Gram", _ratio(own, "ours", "sklearn, overwriting")),
-        _at_most(f"{where}: non-negative weights relative to any sign", _ratio(own, "ours", "ours, any sign"), 1.3),
+        _at_most(
+            f"{where}: time with non-negative weights relative to weights of any sign",
+            _ratio(own, "ours", "ours, any sign"),
+            1.3,
+        ),
         _at_most(
             f"{where}: relative difference from sklearn's residual",
             _off(_ratio(own, "ours, any sign", gram, "residual")),

@@ -13,13 +13,13 @@ import readme_page
 import recipes_page
 import savings_page
 import selection_page
-from figures import BENCHMARKS, DOCS, RECORDS, between, cost_notes, table
+from figures import BENCHMARKS, DOCS, RECORDS, between, cost_notes, list_flags, table
 
 from advcore.files import read_json
 from advcore.reporting import verdicts
 from advcore.reporting.record import RunRecord
 from advcore.reporting.statistics import Comparison
-from advcore.reporting.tables import list_flags, to_markdown
+from advcore.reporting.tables import to_markdown
 from advcore.reporting.verdicts import describe_varied
 from advcore.suite.layout import BASELINES_FILE, make_slug
 from advcore.suite.suite import Suite, load

@@ -42,11 +42,11 @@ def page(record: dict) -> str:
     lines = [
         "# How threads wait",
         "",
-        f"{record['epochs']} epochs of experiments/trades_gradmatch.yaml as `advcore run` does them, imports and the "
-        f"final evaluation included, alone and next to {record['busy']} busy processes.",
-        f"Device {where['device']}, {format_count(where['threads'], 'thread')}, torch {where['torch']}. Median, and "
-        "the range; variants take turns. Spinning is GNU OpenMP's default. advcore lets a waiting thread check "
-        f"{SPINS:,} times before it sleeps.",
+        f"The time of {record['epochs']} epochs of experiments/trades_gradmatch.yaml with `advcore run`, including "
+        f"imports and the final evaluation, alone and next to {record['busy']} busy processes.",
+        f"Device {where['device']}, {format_count(where['threads'], 'thread')}, torch {where['torch']}. Seconds are "
+        "medians, with the range in brackets; variants take turns. Spinning is GNU OpenMP's default: a waiting thread "
+        f"keeps checking for work. advcore lets it check {SPINS:,} times before it sleeps.",
         "",
         to_markdown(header, rows),
     ]
@@ -61,7 +61,8 @@ def sentence(record: dict) -> str:
     return (
         f"Next to {record['busy']} busy processes on {record['environment']['threads']} cores, {record['epochs']} "
         f"epochs of the main job take {ratio(record, busy, alone):.1f} times as long as alone; with spinning threads "
-        f"they took {spinning} seconds, {spinning_busy:.1f} times as long. Alone, advcore's default "
+        f"they took {spinning} seconds, {spinning_busy:.1f} times as long as with advcore's default. Alone, that "
+        "default "
         f"takes {ratio(record, alone, ('all cores, spinning', 'alone')):.2f} times as long as spinning threads, and "
         f"{ratio(record, alone, ('one thread', 'alone')):.2f} times as long as one thread "
         "([measured](../benchmarks/threads.md))."

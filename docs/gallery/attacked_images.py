@@ -1,12 +1,12 @@
 """Attacked images, by threat model
 
-An attack searches a ball around each image for the point at which the network's loss is highest. The threat model
-says what the ball is: *linf* bounds the change of every pixel, *l2* its length, *l1* the sum of all changes, so that
-few pixels change much. A *spatial* attack moves pixels and a *recolouring* one maps grey levels, both without adding
-anything; a *perceptual* one bounds the distance between the network's activations.
+An attack searches a ball around each image for the point at which the network's loss is highest. The threat model says
+what the ball is: *linf* bounds the change of each pixel, *l2* the Euclidean length of all changes, and *l1* their sum,
+so that only a few pixels change much. A *spatial* attack moves pixels, and a *recolouring* one maps gray levels to
+others; neither adds a perturbation. A *perceptual* attack bounds the distance between the network's activations.
 
-The same network, trained without attacks, meets all six. Below each digit stands what the network sees in it, in red
-where that is wrong; below that, what was added (blue: darker, red: brighter).
+All six attack the same network, which was trained without attacks. Below each digit is the network's prediction, in red
+if it is wrong. The picture below that shows the change (blue: darker, red: brighter).
 """
 
 import matplotlib.pyplot as plt

@@ -1,14 +1,15 @@
 """Catastrophic overfitting, caught
 
-Training with a single attack step is cheap, and robustness can break down from one epoch to the next: the network
-learns to withstand just this step, and an attack of several steps succeeds. A run with so few steps is therefore
-judged after every epoch by ten fresh steps on held-out images. A fall of robust accuracy by more than 20 points, and
-beyond both confidence intervals, is an *event* in the run's record, and the weights before it are kept.
+Training with a single attack step is cheap, but robustness can break down from one epoch to the next. The network
+learns to withstand only this step, and an attack of several steps succeeds. A run with few steps is therefore evaluated
+after every epoch by a new ten-step attack on held-out images. If the robust accuracy falls by more than 20 points, and
+beyond both confidence intervals, the run's record gets an *event*, and the weights before the fall are kept.
 
 The red ring marks the event. More than two fifths of the robust accuracy are lost in that epoch, and the gap between
-one step and ten grows by more than half: the network withstands the step it was trained with better than any other
-attack. The training loss, below, rises by less than a fifth and would not have told. Here robustness comes back
-later. [Cheaper attacks](../savings.md#steps-as-a-function-of-the-epoch) says how runs of few steps are watched.
+one step and ten grows by more than half: the network withstands the step of its training better than a stronger
+attack. The training loss, below, rises by less than a fifth, and would not have revealed the collapse. In this run,
+robustness recovers later. [Cheaper attacks](../savings.md#steps-as-a-function-of-the-epoch) explains how runs with few
+steps are monitored.
 """
 
 import matplotlib.pyplot as plt

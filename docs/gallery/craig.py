@@ -1,11 +1,12 @@
 """What CRAIG keeps
 
-CRAIG chooses medoids: examples whose gradients, at the attacked points, lie closest to those of all others of their
-class. Each one's weight is the number of examples that it stands for, so a heavy example is typical and a light one
-is alone with its gradient. With a budget of 4 % it keeps five or six images per class. They stand here by weight, and
-the number below an image is how many training images it stands for.
+CRAIG chooses medoids: examples whose gradients, at the attacked points, lie closest to those of the others in their
+class. The weight of such an example is the number of examples that it represents: a large weight means a typical
+example, a small one an unusual gradient. With a budget of 4 %, CRAIG keeps five or six images per class. The picture
+shows them in the order of their weights; the number below an image says how many training images it represents.
 
-The coreset's weighted gradient is closer to that of all data than a random subset's: that is what the solver is for.
+The coreset's weighted gradient is closer to that of all data than a random subset's, which is the purpose of the
+solver.
 """
 
 import matplotlib.pyplot as plt

@@ -4,9 +4,10 @@ EasyCore scores each example by the norm of the loss's gradient with respect to 
 training (AIGN). It keeps the easiest, those whose loss hardly depends on any pixel. Here a network trains for eight
 epochs without attacks, and every example is scored after each epoch.
 
-The easiest images are clear, and all sixes or nearly all: a score knows nothing of variety, which is why EasyCore can
-also keep the easiest of each class (`partition="per_class"`). The hardest are ambiguous. The score says something
-about attacks that this training has never seen: of the easiest tenth, more images withstand one than of the hardest.
+The easiest images are clear, and all or nearly all of them are sixes. A score does not ensure variety, so EasyCore can
+also keep the easiest of each class (`partition="per_class"`). The hardest images are ambiguous. The score also says
+something about attacks, which this training never used: more images of the easiest tenth withstand an attack than of
+the hardest tenth.
 """
 
 import matplotlib.pyplot as plt

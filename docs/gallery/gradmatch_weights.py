@@ -1,12 +1,12 @@
 """The weights of GradMatch
 
-GradMatch solves for weights: it adds examples one by one and refits all weights, so that the weighted sum of
-gradients comes as near as possible to that of all data. CRAIG's weights are counts of what each example stands for.
-So the two spread differently, and the errors differ: GradMatch is nearer to the goal, which is its objective, and
-CRAIG still is far nearer than random subsets.
+GradMatch solves for weights: it adds examples one by one and refits all weights, so that the weighted sum of gradients
+comes as near as possible to that of all data. CRAIG's weights count the examples that each one represents. The weights
+of the two therefore spread differently. GradMatch has the smaller gradient error, which is what it minimizes; CRAIG's
+error is still far below that of random subsets.
 
-The *effective sample size* says what a spread costs: a coreset of which it is 60 % averages like one of equal weights
-with 60 % of the examples. To the right are the images with GradMatch's highest and lowest weights.
+The *effective sample size* measures the cost of unequal weights: at 60 %, a coreset averages like one with equal
+weights and 60 % of the examples. To the right are the images with GradMatch's highest and lowest weights.
 """
 
 import matplotlib.pyplot as plt

@@ -1,13 +1,13 @@
 """Headroom over training
 
-*Headroom* says how much an unbiased choice of examples can gain: h means that the best choice needs h times the
-examples for gradient estimates with the same second moment. Near 1 all examples have gradients of one length, and
-nothing is to be chosen; near 0 a few carry nearly all. Every epoch records it, at no cost, from its own training
-steps.
+*Headroom* says how much an unbiased choice of examples can gain: at headroom h, the best choice needs h times the
+examples for gradient estimates with the same second moment. Near 1, all gradients have the same length, and choosing
+gains nothing. Near 0, a few examples contribute almost the whole gradient. Every epoch records its headroom, at no
+cost, from its own training steps.
 
-Three runs differ in their attack alone. Headroom falls as training goes on, since more and more examples are learned
-and their gradients vanish, and it falls further the weaker the attack is: under a strong one, few examples are ever
-done. So in these runs, the stronger the attack, the less there is to save by choosing.
+The three runs differ only in their attack. Headroom falls during training, because more and more examples are learned
+and their gradients vanish. It falls further if the attack is weaker: under a strong attack, few examples are ever fully
+learned. So in these runs, the stronger the attack, the less there is to save by choosing.
 """
 
 import matplotlib.pyplot as plt

@@ -3,8 +3,8 @@
 `advcore bench SUITE` runs methods with several seeds and leaves one record per run. All tables and pictures are made
 from such records, and so is this one: robust accuracy over relative cost for the committed records of the suite
 `savings`, small runs on CIFAR-10. A point is a method's mean over seeds, its bar the sample deviation. The dashed
-staircase is the Pareto front: what can be reached for a cost. `advcore report FOLDER` draws the same without a line
-of code.
+staircase is the Pareto front: what can be reached at a given cost. `advcore report FOLDER` draws the same picture
+without any code.
 
 From a quarter of full training's cost upwards, the front consists of methods that train on all data with a weaker
 attack. This is small-scale evidence, which [its page](../../benchmarks/savings.md) discusses.

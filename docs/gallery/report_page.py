@@ -1,13 +1,13 @@
 """A report page
 
-`advcore report RUN` writes one HTML page about a run: a summary that can be read out, accuracies with their intervals,
-images with the highest and lowest weights, cost, learning curves, every selection with its gradient error next to that
-of random subsets, weights and classes. It loads nothing from elsewhere and follows the reader's light or dark scheme.
-[Reading a report](../report.md) explains it section by section.
+`advcore report RUN` writes one HTML page about a run. It begins with a summary that can be read aloud. Accuracies with
+their intervals, images with the highest and lowest weights, cost and learning curves come next, then every selection
+with its gradient error and that of random subsets, weights and classes. The page loads nothing from elsewhere and
+follows the reader's light or dark scheme. [Reading a report](../report.md) explains it section by section.
 
-Here a short run of `experiments/trades_gradmatch.yaml` is reported, in Python; on the command line it is `advcore
-run` and `advcore report`. [The page that it wrote](report_page.html) opens in a browser; four of its charts are
-below.
+This script makes a short run of `experiments/trades_gradmatch.yaml` and writes its report. On the command line, use
+`advcore run` and `advcore report`. [The page that it wrote](report_page.html) opens in a browser; four of its charts
+are below.
 """
 
 import re

@@ -127,6 +127,7 @@ def test_tables_set_pgd_beside_autoattack_on_the_same_images():
     notes = " ".join(build_table(results, "t", "last").notes)
     assert "100 test images, 20 of them under linf 0.1, AutoAttack standard." in notes
     _, note = verdicts.tabulate(results.groups(), "a")
-    assert note.startswith("Robust is right under all attacks, of the 20 images that all attacks saw.")
+    shared = "Robust accuracy is over the 20 images that all attacks saw: the share that withstands them all."
+    assert note.startswith(shared)
     columns, (row,) = list_raw_rows(results, "s", None)
     assert row[columns.index("last robust 1 (images that all attacks saw)")] == "0.85"

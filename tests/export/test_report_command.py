@@ -117,7 +117,7 @@ def test_a_folder_of_runs_and_a_folder_of_records_become_pages(advcore, made, tm
     page = (tmp_path / "page.html").read_text()
     assert '<a href="./study/tiny-s0/report.html">tiny-s0</a>' in page
     assert "1 method, 2 runs, 1 of them finished" in page
-    assert "in no average: tiny-s1" in page and "odd.json is not a record of this version" in page
+    assert "left out of averages: tiny-s1" in page and "odd.json is not a record of this version" in page
     one = shutil.copy(made / "record.json", tmp_path / "study/tiny-s7.json")
     assert advcore("report", one)[0] == 0 and (tmp_path / "study/tiny-s7.html").is_file()
 

@@ -81,7 +81,7 @@ def test_a_trained_network_is_hardened_judged_and_exported(tmp_path):
     assert "robust" in out
     advcore(tmp_path, "export", "runs/hardened-s0", "--plugin", "my_net.py", "--out", "exported")
     card = (tmp_path / "exported/README.md").read_text()
-    assert "begun from trained weights: `net.pt`" in card
+    assert "started from trained weights: `net.pt`" in card
     (tmp_path / "exported/my_net.py").write_text(NET)
     done = subprocess.run(
         [sys.executable, "model.py"], cwd=tmp_path / "exported", capture_output=True, text=True, check=True

@@ -123,4 +123,4 @@ def test_what_does_not_fit_is_not_claimed():
 def test_weights_that_it_began_with_are_named(inputs, name):
     begun = record(inputs=inputs)
     begun.config["model"]["weights"] = "/home/me/net.pt"
-    assert f"begun from trained weights: `{name}`" in write_card(begun, "last", 1, FACTS)
+    assert f"started from trained weights: `{name}`" in write_card(begun, "last", 1, FACTS)

@@ -50,11 +50,11 @@ def test_the_sentence_is_of_the_last_epoch_that_measured_it():
 @pytest.mark.parametrize(("cost", "verdict"), [(0.1, "can"), (0.6, "cannot"), (0.59, "cannot")])
 def test_selection_can_be_worth_its_cost_where_it_costs_less_than_it_can_save(cost, verdict):
     sentence = judge_choosing(measured(0.5, 0.42), cost)
-    assert sentence.endswith(f"cost {cost:.0%} of it, so selection {verdict} be worth its cost.")
+    assert sentence.endswith(f"cost {cost:.0%} of that training, so selection {verdict} be worth its cost.")
 
 
 def test_without_selections_the_sentence_says_what_they_may_cost():
-    assert judge_choosing(measured(0.42), None).endswith(": it can be worth its cost if that is a smaller share.")
+    assert judge_choosing(measured(0.42), None).endswith(", and can be worth its cost if it costs less than that.")
 
 
 def test_a_record_without_headroom_says_why():

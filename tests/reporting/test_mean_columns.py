@@ -77,7 +77,7 @@ def test_scores_that_runs_share_are_told_once(results):
     (line,) = describe_scores({"full": [make_record([0.1] * 5)], "easy": users[:2], "easy, per class": users[2:]})
     assert line == (
         "easy, easy, per class: input_norm scores over 9 epochs of trades training with seed 2, made once and used by "
-        "all 3 runs; what that cost once (0.25 of the reference, column pretraining) is in no run's relative cost."
+        "all 3 runs; this one-time cost (0.25 of the reference, column pretraining) is in no run's relative cost."
     )
     assert describe_scores(results.groups()) == []
 

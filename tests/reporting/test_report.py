@@ -173,7 +173,7 @@ def test_flags_stand_first_and_switched_off_checks_are_a_flag():
 @pytest.mark.parametrize(("changes", "told"), [
     ({"finished": False, "final": {}}, ["not finished. Epochs done: 6;", "No final accuracy yet", "epochs done: 6"]),
     ({"finished": False, "final": {}, "epochs": [], "selections": [], "ledger": {}},
-     ["Epochs done: 0;", "No epoch is done yet", "Nothing is counted yet", "No selection: none yet"]),
+     ["Epochs done: 0;", "No epoch is done yet", "No cost is counted yet", "No selection: none yet"]),
     ({"selections": [], "config": {"seed": 0}}, ["this run trains on all data", "all examples count equally"]),
     ({"selections": [], "data": {}}, ["does not say how many examples a class has"]),
     ({"data": {}}, ["does not say how many examples a class has in the data"]),
@@ -206,8 +206,8 @@ def test_events_have_a_column_of_kinds_where_any_has_one():
         told = words(section(page_of(changed), "events"))
         assert header in told and ("2 memory rows go to a file" in told) == (new in events)
         several = words(section(render(build_runs_page("x", [Run("a-s0", changed)])), "flags"))
-        assert ("method kind what seed and epoch" in several) == ("memory rows go to a file 3 at 2" in several)
-        assert ("method what seed and epoch" in several) == (events == [old])
+        assert ("method kind event seed and epoch" in several) == ("memory rows go to a file 3 at 2" in several)
+        assert ("method event seed and epoch" in several) == (events == [old])
 
 
 def test_reasons_from_beside_the_record_are_told_once_with_their_selections():
@@ -419,13 +419,13 @@ def test_data_are_the_same_by_what_they_hold_not_by_where_they_lie():
 
     same = [run("a", "/here/x.npz", "images 1"), run("b", "/there/x.npz", "images 1")]
     assert [list(block.groups) for block in split_into_blocks(group_runs(same))] == [["a", "b"]]
-    assert "Not of the same" not in render(build_runs_page("x", same))
+    assert "data differ" not in render(build_runs_page("x", same))
     other = run("c", "/there/x.npz", "images 2")
     assert [list(block.groups) for block in split_into_blocks(group_runs([*same, other]))] == [["a", "b"], ["c"]]
-    told = "Not of the same test data, although the settings of the data are the same: a, b (1); c (2)."
+    told = "The test data differ, although the settings of the data are the same: a, b (1); c (2)."
     assert told in words(render(build_runs_page("x", [*same, other])))
     streamed = run("d", "/there/x.npz", "images 1", "labels 8")  # a hash of labels says nothing about images
-    assert "Not of the same" not in render(build_runs_page("x", [*same, streamed]))
+    assert "data differ" not in render(build_runs_page("x", [*same, streamed]))
     older = seeded(0, data={"name": "npz", "path": "/here/x.npz"})
     found = split_into_blocks(group_runs([*same, Run("e-s0", older)]))
     assert [list(block.groups) for block in found] == [["a", "e"], ["b"]]  # without a hash, by where they lie
@@ -440,9 +440,9 @@ def test_the_page_of_several_runs_says_what_each_method_reached_and_what_is_miss
     page = render(build_runs_page("study", [*runs, Run("copy/full-s1", runs[1].record)]))
     told = words(page)
     for part in (
-        "3 methods, 4 runs, 3 of them finished", "71.0 ± 1.4", "Not finished, and in no average: half-s5.",
-        "Without a record that can be read: bad-s0.", "is not JSON", "not finished, epochs done: 1",
-        "There twice, and counted once: copy/full-s1 (as full-s1).", "odd masked: flat 9",
+        "3 methods, 4 runs, 3 of them finished", "71.0 ± 1.4", "Not finished, so left out of averages: half-s5.",
+        "Without a readable record: bad-s0.", "is not JSON", "not finished, epochs done: 1",
+        "Found twice, counted once: copy/full-s1 (as full-s1).", "odd masked: flat 9",
     ):  # fmt: skip
         assert part in told, part
     assert '<a href="full-s0/report.html">full-s0</a>' in page
@@ -520,7 +520,7 @@ def test_a_seed_that_was_run_twice_counts_once_in_the_mean():
     page = render(build_runs_page("x", runs))
     (block,) = split_into_blocks(group_runs(runs))
     assert [len(own) for own in block.groups.values()] == [2]
-    assert "in no average: second (as first)." in page and "71.0 ± 1.4" in page
+    assert "left out of averages: second (as first)." in page and "71.0 ± 1.4" in page
 
 
 def test_no_method_is_lost_where_what_sets_it_apart_is_too_long_for_its_name():
@@ -563,7 +563,7 @@ def test_an_odd_record_takes_nothing_from_the_others(odd):
     assert "does not hold what belongs here" not in page
     for name, told in (("learning", "good"), ("flags", "Events"), ("runs", "good-s0"), ("runs", "bad-s0")):
         assert told in words(section(page, name))
-    assert ("in no average: its accuracies cannot be read" in page) == ("epochs" not in odd)
+    assert ("left out of averages: its accuracies cannot be read" in page) == ("epochs" not in odd)
 
 
 def test_of_several_attacks_all_of_them_together_come_first():

@@ -46,7 +46,7 @@ def test_a_row_a_method_and_one_for_what_failed_or_is_missing(results):
     assert (last.caption, best.caption) == ("a title: checkpoint last", "a title: checkpoint best")
     assert last.header == (
         "method", "seeds", "clean, %", "robust, % (linf 0.1, PGD-50 x 3)", "relative cost (passes)", "seconds",
-        "speed-up (passes)", "speed-up (seconds)", "gradient error (random)",
+        "speed-up (passes)", "speed-up (seconds)", "gradient error (random subsets)",
     )  # fmt: skip
     assert last.rows == [
         ("full", "2", "99.0 ± 0.0", "55.0 ± 7.1", "1.00", "8.0", "1.00", "1.00", "0.020 (0.500)"),
@@ -61,7 +61,7 @@ def test_a_row_a_method_and_one_for_what_failed_or_is_missing(results):
     told = " ".join(last.notes)
     assert (
         "100 test images" in told
-        and "all runs on one kind of machine, cpu, 1 thread" in told
+        and "All runs used one kind of machine: cpu, 1 thread" in told
         and "leaves out" in told
         and "FAT" in told
     )
@@ -81,10 +81,10 @@ def test_a_run_on_other_data_is_told(results):
     for entry in results.entries:
         if entry.record:
             entry.record.data = {"hash": {"train": "images ab", "test": "images cd"}}
-    assert "same data" not in " ".join(build_tables(results, "")[0].notes)
+    assert "data differ" not in " ".join(build_tables(results, "")[0].notes)
     results.entries[2].record.data = {"hash": {"train": "images ef", "test": "images cd"}}
-    notes = [note for note in build_tables(results, "")[0].notes if "same data" in note or "train data" in note]
-    told = "Not of the same train data, although the settings of the data are the same: full (ab); half (ef)."
+    notes = [note for note in build_tables(results, "")[0].notes if "data differ" in note or "train data" in note]
+    told = "The train data differ, although the settings of the data are the same: full (ab); half (ef)."
     assert notes == [told]
 
 
@@ -111,7 +111,7 @@ def test_without_the_reference_there_are_no_speed_ups(results):
 def test_where_nothing_has_come_to_its_end_the_table_says_so(results):
     empty = dataclasses.replace(results, entries=results.entries[3:])
     (table,) = build_tables(empty, "t")
-    assert ("half, seed 1: failed: loss is | nan",) in table.rows and table.notes == ["No run has come to its end."]
+    assert ("half, seed 1: failed: loss is | nan",) in table.rows and table.notes == ["No run has finished."]
 
 
 def test_attacks_that_only_some_runs_met_have_columns_of_their_own():

@@ -70,12 +70,12 @@ def test_what_to_bear_in_mind_is_in_the_record():
     flagged = {"last": final(0.9, 0.7, "masked: flat"), "best": final(0.9, 0.7)}
     assert read(final=flagged)[0] == (
         "flag",
-        "1 flag, shown above: do not trust the accuracies before that is explained.",
+        "1 flag, shown above: do not trust the accuracies until each is explained.",
     )
     assert "good" not in dict(read(final=flagged))
     switched_off = ("warning", "The reliability checks were switched off.")
     assert switched_off in read(config={"evaluation": {"checks": False}})
-    weak = ("warning", "In 1 of 2 selections, the gradient error is not below random's.")
+    weak = ("warning", "In 1 of 2 selections, the gradient error is not below that of random subsets.")
     assert weak in read(selections=[selection(2, 0.05), selection(4, 0.72)])
     overfitting = {"last": final(0.9, 0.6), "best": final(0.9, 0.7)}
     assert any(text.startswith("Robust overfitting") for _, text in read(final=overfitting))
@@ -111,7 +111,7 @@ def test_a_comparison_says_what_is_best_what_is_cheap_and_what_is_chance():
     assert sentences == [
         "This page compares 2 methods on digits: 6 runs with seeds 0-2, tested on 400 images under linf 0.1, "
         "PGD-50 x 3.",
-        "The most robust is full, with 71.0 ± 1.0 % robust accuracy at 100.0 % of the passes of full training; the "
+        "The most robust is full, with 71.0 ± 1.0 % robust accuracy at 100.0 % of the passes of full training. The "
         "cheapest on the Pareto front is cheap, with 65.9 ± 0.9 % robust accuracy at 25.0 %.",
         "Of 1 tested difference, 1 is beyond chance: cheap is below full.",
     ]
@@ -136,7 +136,7 @@ def test_a_suites_page_has_a_picture_whose_numbers_are_the_tables():
     top = told[: told.index("Robust accuracy over cost")]
     for part in (
         "A title 3 methods, 7 runs, 6 of them finished.", "This page compares 2 methods on digits",
-        "Of 1 tested difference, 1 is beyond chance", "Of the runs, 1 failed:", "No evaluation has a flag.",
+        "Of 1 tested difference, 1 is beyond chance", "Runs without a result: 1 failed.", "No evaluation has a flag.",
     ):  # fmt: skip
         assert part in top, part
     order = ['id="front-0"', 'id="checkpoint-last"', 'id="checkpoint-best"', 'id="differences-checkpoint-last"']
@@ -150,7 +150,7 @@ def test_a_suite_without_any_record_has_a_page_that_says_so():
     results = Results(reference="full")
     results.add("full", 0, None)
     told = words(render(build_suite_page("t", build_tables(results, "t"), results)))
-    assert "Of the runs, 1 missing" in told and "No run has come to its end." in told
+    assert "Runs without a result: 1 missing" in told and "No run has finished." in told
 
 
 def test_hashes_and_settings_are_folded():

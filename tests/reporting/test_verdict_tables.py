@@ -136,7 +136,7 @@ def test_a_suite_has_a_table_of_verdicts_where_any_can_be_tested(groups):
     table = build_tables(results, "t")[2]
     assert table.caption == "t: differences, checkpoint last"
     assert table.rows == [("half", "full", "3", "-8.67 ± 3.79", "0.0102", "0.010", "below")]
-    assert table.notes[0].startswith("1 comparison, by t-tests") and "data split 0" in table.notes[0]
+    assert table.notes[0].startswith("1 comparison, by paired t-tests") and "data split 0" in table.notes[0]
     results.entries[1:4] = results.entries[5:] = []
     assert len(build_tables(results, "t")) == 2
 
@@ -144,7 +144,7 @@ def test_a_suite_has_a_table_of_verdicts_where_any_can_be_tested(groups):
 def test_the_page_of_a_folder_sets_methods_beside_the_dearest_on_all_data(groups):
     runs = [Run(f"{name}-s{one.config['seed']}", one) for name, records in groups.items() for one in records]
     told = words(render(build_runs_page("x", runs)))
-    assert "half full 3 -8.67 ± 3.79 0.0102 0.010 below" in told and "1 comparison, by t-tests" in told
+    assert "half full 3 -8.67 ± 3.79 0.0102 0.010 below" in told and "1 comparison, by paired t-tests" in told
     assert "3 + 1 collapsed" in told and "their methods are not on the front" in told
     assert "Of 1 tested difference, 1 is beyond chance: half is below full." in told
     assert "Collapsed in at least one run: half." in told

@@ -350,7 +350,7 @@ def test_the_command_runs_compares_and_leaves_with_3_where_a_run_failed(advcore,
     assert len(rows) == 16 and {row["status"] for row in rows} == {"done"}
     assert advcore("report", out)[0] == 0
     page = (out / "report.html").read_text()
-    assert "Without a record that can be read" not in page and "There twice, and counted once" in page
+    assert "Without a readable record" not in page and "Found twice, counted once" in page
     code, _, said = advcore("bench", path, "--out", out, "--jobs", "0", "--seconds", "-3")
     assert code == 2 and "--jobs must be" in said and "--seconds must be" in said
 
