@@ -1,4 +1,4 @@
-"""Adversarial training on less: weighted coresets chosen at the attacked points.
+"""Adversarial training at a fraction of its cost: weighted coresets selected at the attacked images.
 
 The public names and packages load on first use, so that `advcore --help` does not wait for torch.
 """

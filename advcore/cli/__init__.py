@@ -20,7 +20,7 @@ from advcore.version import __version__
 
 app = typer.Typer(
     name="advcore",
-    help="Adversarial training on less data: weighted coresets, selected at the attacked images.",
+    help="Adversarial training at a fraction of its cost: weighted coresets, selected at the attacked images.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -60,11 +60,10 @@ def sentence(record: dict) -> str:
     spinning_busy = ratio(record, ("all cores, spinning", "busy"), busy)
     return (
         f"Next to {record['busy']} busy processes on {record['environment']['threads']} cores, {record['epochs']} "
-        f"epochs of the main job take {ratio(record, busy, alone):.1f} times as long as alone; with spinning threads "
-        f"they took {spinning} seconds, {spinning_busy:.1f} times as long as with advcore's default. Alone, that "
-        "default "
-        f"takes {ratio(record, alone, ('all cores, spinning', 'alone')):.2f} times as long as spinning threads, and "
-        f"{ratio(record, alone, ('one thread', 'alone')):.2f} times as long as one thread "
+        f"epochs of `experiments/trades_gradmatch.yaml` take {ratio(record, busy, alone):.1f} times as long as alone. "
+        f"With spinning threads they took {spinning} seconds, {spinning_busy:.1f} times as long as with advcore's "
+        f"default. Alone, that default takes {ratio(record, alone, ('all cores, spinning', 'alone')):.2f} times as long "
+        f"as spinning threads, and {ratio(record, alone, ('one thread', 'alone')):.2f} times as long as one thread "
         "([measured](../benchmarks/threads.md))."
     )
 
