@@ -62,7 +62,7 @@ def sentence(record: dict) -> str:
         f"Next to {record['busy']} busy processes on {record['environment']['threads']} cores, {record['epochs']} "
         f"epochs of `experiments/trades_gradmatch.yaml` take {ratio(record, busy, alone):.1f} times as long as alone. "
         f"With spinning threads they took {spinning} seconds, {spinning_busy:.1f} times as long as with advcore's "
-        f"default. Alone, that default takes {ratio(record, alone, ('all cores, spinning', 'alone')):.2f} times as long "
+        f"default. Alone, that takes {ratio(record, alone, ('all cores, spinning', 'alone')):.2f} times as long "
         f"as spinning threads, and {ratio(record, alone, ('one thread', 'alone')):.2f} times as long as one thread "
         "([measured](../benchmarks/threads.md))."
     )
