@@ -15,11 +15,11 @@ from contents import ROOT
 GLOSSARY = "docs/glossary"
 _ENTRY = re.compile(r"^### (.+)\n(?:\n?<!-- linked: ?(.*?) ?-->\n)?", re.M)
 _SKIPPED = re.compile(
-    r"^(?:```|~~~).*?^(?:```|~~~)$|^#.*?$|^\|(?=[ -:|]*$).*?$|<!--.*?-->|`[^`\n]+`"
+    r"^[ \t]*(?:```|~~~).*?^[ \t]*(?:```|~~~)$|^(?: {4}|\t).*?$|^#.*?$|^\|(?=[ -:|]*$).*?$|<!--.*?-->|`[^`\n]+`"
     r"|!?\[[^\]]*\]\([^)]*\)|\]\([^)]*\)|<[^>\n]+>",
     re.S | re.M,
 )
-"""Code, headings, comments, links and tags: nothing in them becomes a link."""
+"""Code (also inside a list), headings, comments, links and tags: nothing in them becomes a link."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Term:
     phrases: tuple[str, ...]
 
     def find(self, text: str, start: int = 0) -> re.Match[str] | None:
-        """Return the first of the phrases in `text`, as a whole word in any case."""
+        """Return the first of the phrases in `text`, as a whole word in any case; "PGD-7" is a use of "PGD"."""
         choices = "|".join(r"\s".join(map(re.escape, phrase.split())) for phrase in self.phrases)
-        return re.compile(rf"(?<![\w-])(?:{choices})(?![\w-])", re.I).search(text, start) if self.phrases else None
+        return re.compile(rf"(?<![\w-])(?:{choices})(?!\w|-(?!\d))", re.I).search(text, start) if self.phrases else None
 
 
 def terms() -> list[Term]:
