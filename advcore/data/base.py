@@ -16,7 +16,6 @@ asked for one, runs no code from a file, and raises DataError, which names the f
 use. `usual_augment` names how such images are usually augmented, where they are.
 """
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor
 
 from advcore.data.augment import Augmentation, build_augmentation, find_augmentation_problem
-from advcore.data.checks import check_labels, list_first
+from advcore.data.checks import check_labels, warn_of_absent
 from advcore.data.contract import Source
 from advcore.data.injected_faults import Planted, inject_faults
 from advcore.data.pool import Pool, Pooled, name_pool
@@ -45,8 +44,6 @@ from advcore.errors import (
     require,
 )
 from advcore.settings import setting
-
-log = logging.getLogger(__name__)
 
 # A larger label is not a class, or no model has a head for it.
 MOST_CLASSES = 1_000_000
@@ -194,11 +191,7 @@ class DataSettings:
         for split in (train, test):
             check_labels(split.labels, torch.arange(len(split.labels)), num_classes)
         train, part, validation = self._divide(train, num_classes)
-        absent = sorted(set(range(num_classes)) - set(train.labels[part].tolist()))
-        if absent:
-            log.warning(
-                "%d of %d classes have no training example: %s", len(absent), num_classes, list_first(absent, 10)
-            )
+        warn_of_absent(train.labels[part], num_classes, "training example")
         test_positions = subsample(test.labels, self.test_size, self.split_seed, "test_size")
         train_source = train.make_source(part, device, self.workers)
         test_source = test.make_source(test_positions, device, self.workers)
@@ -233,6 +226,8 @@ class DataSettings:
                 rule = f"those of the data, {format_value(class_names)}"
                 raise DataError(must("class names", rule, extra.class_names))
             check_labels(extra.labels, torch.arange(len(extra.labels)), data.num_classes)
+            if pool.labels == "given":
+                warn_of_absent(extra.labels, data.num_classes, "image in the pool")
             source = extra.make_source(torch.arange(len(extra.labels)), data.train.device, self.workers)
             pooled = Pooled(data.train, source, pool.share)
         facts = f"{len(source):,} images of {pool.path}, {pool.share:g} of each training batch"

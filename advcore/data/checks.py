@@ -4,6 +4,7 @@ Each raises DataError.
 """
 
 import contextlib
+import logging
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ from advcore.rng import preserve_random_state
 from advcore.runtime.borrow import borrow, find_device
 from advcore.runtime.outputs import read_logits
 from advcore.unit_range import check_images as check_images
+
+log = logging.getLogger(__name__)
 
 # Takes labels (B,) and the indices (B,) of their examples; raises DataError.
 LabelCheck = Callable[[Tensor, Tensor], None]
@@ -207,3 +210,10 @@ def _first_logits(model: nn.Module, source: Source) -> Tensor:
             f"raises {type(error).__name__}: {message}; {way_out}"
         ) from None
     return read_logits(output, len(x))
+
+
+def warn_of_absent(labels: Tensor, num_classes: int, what: str) -> None:
+    """Log the classes that none of the labels belongs to. what : what has labels, such as "training example"."""
+    absent = sorted(set(range(num_classes)) - set(labels.tolist()))
+    if absent:
+        log.warning("%d of %d classes have no %s: %s", len(absent), num_classes, what, list_first(absent, 10))

@@ -1,9 +1,10 @@
 """Chooses the recipe with the best evidence for a run file and a cost, and fits it to that cost."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from advcore.attacks import ATTACKS
 from advcore.config.load import from_dict, list_changes, resolve, set_values
 from advcore.config.schema import RunConfig
 from advcore.errors import UserError, check, format_count, require
@@ -21,12 +22,21 @@ _OF_ATTACK = ("attack_steps", "regularizer")
 
 
 @dataclass(frozen=True)
+class Exclusion:
+    """A recipe that the run file's other settings exclude. method : its name. reason : why, one line."""
+
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Recommendation:
     """A recipe for a run file.
 
     settings : the new run file's, as plain values. cost : its relative cost by its plan, in the file's unit.
     wanted : the cost that was asked for. stretch : its epochs, or its budget, over those measured.
     differences : what the evidence did not have; empty where all is as it was measured.
+    excluded : recipes that the run file's other settings exclude.
     """
 
     study: Study
@@ -36,6 +46,7 @@ class Recommendation:
     wanted: float
     stretch: float
     differences: tuple[str, ...]
+    excluded: tuple[Exclusion, ...] = ()
 
     @property
     def trains_on_all(self) -> bool:
@@ -76,8 +87,10 @@ def recommend(values: Facts, wanted: float, studies: Sequence[Study]) -> Recomme
     conditions = read_conditions(from_dict(full))
     study = find_study(conditions, studies)
     extents = Extents()
-    candidates = [_try_recipe(recipe, full, study, conditions, extents) for recipe in study.recipes]
-    chosen = _choose([entry for entry in candidates if entry is not None], wanted, study)
+    tried = [_try_recipe(recipe, full, study, conditions, extents) for recipe in study.recipes]
+    excluded = [entry for entry in tried if isinstance(entry, Exclusion)]
+    candidates = [entry for entry in tried if isinstance(entry, _Candidate)]
+    chosen = _choose(candidates, wanted, study, excluded)
     config = _fit(chosen, wanted, extents)
     name = f"{config.name[:80]}-cost-{wanted:g}"
     config = replace(config, name=name)
@@ -89,6 +102,7 @@ def recommend(values: Facts, wanted: float, studies: Sequence[Study]) -> Recomme
         wanted=wanted,
         stretch=config.training.epochs / chosen.config.training.epochs,
         differences=tuple(list_differences(study, conditions)),
+        excluded=tuple(excluded),
     )
 
 
@@ -108,18 +122,26 @@ def _make_full(values: Facts) -> Facts:
 
 def _try_recipe(
     recipe: Recipe, full: Facts, study: Study, conditions: Conditions, extents: Extents
-) -> _Candidate | None:
-    """Return a recipe on a run file; None where the file's other settings exclude it."""
+) -> _Candidate | Exclusion:
+    """Return a recipe on a run file, or why the file's other settings exclude it."""
     epochs = max(1, round(recipe.epochs * conditions.epochs))
-    changes = _list_changes(recipe, conditions.eps / study.eps, conditions.epochs / study.epochs)
+    changes: dict = _list_changes(recipe, conditions.eps / study.eps, conditions.epochs / study.epochs)
     if "attack" in changes:
         outdated = [name for name in _OF_ATTACK if full["training"].get(name) is not None]
         changes = {f"training.{name}": None for name in outdated} | changes
+        if full["training"].get("memory") and not _remembers(changes["attack"]):
+            changes = {"training.memory": {}} | changes
     try:
         config = set_epochs(from_dict(set_values(full, changes)), epochs)
         return _Candidate(recipe, changes, config, plan_cost(config, extents))
-    except UserError:
-        return None
+    except UserError as error:
+        return Exclusion(recipe.method, str(error).partition("\n")[0])
+
+
+def _remembers(attack: Mapping) -> bool:
+    """Return whether an attack starts from the perturbation of an earlier epoch."""
+    kind = ATTACKS[attack["name"]]
+    return attack.get("start") == "remembered" or getattr(kind, "remembers", False) is True
 
 
 def _list_changes(recipe: Recipe, of_eps: float, of_epochs: float) -> Facts:
@@ -149,13 +171,15 @@ def _scale_attack(attack: Facts, ratio: float) -> Facts:
     return attack | lengths
 
 
-def _choose(candidates: Sequence[_Candidate], wanted: float, study: Study) -> _Candidate:
+def _choose(candidates: Sequence[_Candidate], wanted: float, study: Study, excluded: Sequence[Exclusion]) -> _Candidate:
     """Return the candidate whose planned cost is nearest to the wanted one, as a ratio, of those on their front.
 
     One that costs more, by a factor of `MOST_STRETCH` at most, is run for fewer epochs: the next cheaper one may be far
     less robust. Raises ConfigError where all cost more than that.
     """
-    require(check(candidates, "FILE", f"a file that fits the recipes of {study.suite}", "none that fits"))
+    reason = excluded[0].reason if excluded else None
+    rule = f"a run file to which a recipe of {study.suite} can be applied"
+    require(check(candidates, "FILE", rule, f"settings that exclude all of them ({reason})", "remove that setting"))
     front = [entry for entry in candidates if not any(_is_behind(entry, other) for other in candidates)]
     least = min(entry.cost for entry in front) / MOST_STRETCH
     way_out = f"no cheaper recipe has evidence ({study.suite}); advcore check FILE --cost X lists settings, untested"

@@ -2,7 +2,7 @@
 
 import textwrap
 
-from advcore.evidence.recommend import Recommendation
+from advcore.evidence.recommend import Exclusion, Recommendation
 from advcore.evidence.studies import Beside, Recipe, Study
 from advcore.reporting.settings_parts import format_settings
 
@@ -31,13 +31,22 @@ def describe(recommendation: Recommendation) -> list[str]:
         *(_describe_beside(entry) for entry in recipe.beside),
         _describe_unit(study),
         _describe_extrapolation(recommendation),
+        *map(_describe_exclusion, recommendation.excluded),
         "All other settings are those of the run file.",
     ]
 
 
 def _name(recipe: Recipe) -> str:
-    """Return the method's name without the block of its page, which follows an @."""
-    return recipe.method.partition(" @ ")[0]
+    return _trim(recipe.method)
+
+
+def _trim(method: str) -> str:
+    """Return a method's name without the block of its page, which follows an @."""
+    return method.partition(" @ ")[0]
+
+
+def _describe_exclusion(entry: Exclusion) -> str:
+    return f"Excluded by the run file's settings: {_trim(entry.method)} ({entry.reason})."
 
 
 def _describe_data(recommendation: Recommendation) -> str:

@@ -75,12 +75,13 @@ class RowStore:
         return len(self.epochs)
 
     def write(self, indices: Tensor, columns: Mapping[str, Tensor], epoch: int) -> None:
-        """Write the rows (b, width) of the examples `indices` (b,), taken in an epoch."""
+        """Write the rows (b, width) of the examples `indices` (b,), taken in an epoch, in the dtype of their column."""
         indices = indices.to(self.place.device)
         for name, part in columns.items():
             if name not in self.columns:
                 self.columns[name] = self._allocate((len(self), *part.shape[1:]), part.dtype)
-            self.columns[name][indices] = part.detach().to(self.place.device)
+            column = self.columns[name]
+            column[indices] = part.detach().to(self.place.device, column.dtype)
         self.epochs[indices] = epoch
         self.release()
 

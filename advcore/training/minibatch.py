@@ -98,7 +98,9 @@ def build_stepper(
 
 def is_bound(rule: Rule | None) -> bool:
     """Return whether `plan_batch` gives the most passes that a batch may take under the rule, and not their number."""
-    return rule is not None and (rule.needs_validation or isinstance(rule, (BulletTrain, EpochSubset)))
+    if rule is None:
+        return False
+    return rule.needs_validation or is_reattack(rule) or isinstance(rule, (BulletTrain, EpochSubset))
 
 
 def refuse_one_image(rule: Rule | None, model: nn.Module, source: Source, smallest: int, *, attack_mode: str) -> None:

@@ -224,8 +224,26 @@ def test_check_says_by_an_earlier_run_whether_choosing_can_pay(advcore, root, ru
     assert code == 0, err
     assert "Headroom was 0." in out
     assert re.search(r"so selection (can|cannot) be worth its cost\.", " ".join(out.split()))
+    assert "The run of --from has another" not in out
     code, _, err = advcore("check", file, "--from", root / "nowhere")
     assert code == 2 and "--from must be the folder of a run, or its record" in err
+    code, out, err = advcore("check", root / "experiments/linf_gradmatch.yaml", *sets(*tiny), "--from", folder)
+    assert code == 0, err
+    assert "The run of --from has another objective.name ('trades')" in " ".join(out.split())
+    code, out, err = advcore("check", root / "experiments/trades_random.yaml", *sets(*tiny), "--from", folder)
+    assert code == 0, err
+    assert "no verdict" in out and "worth its cost" not in out
+
+
+def test_check_gives_no_verdict_on_selections_from_a_pool(advcore, root, run, tiny, tmp_path, monkeypatch):
+    folder = run("trades_random", *SMALLER)
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 1), dtype=np.uint8)
+    np.savez("pool.npz", image=images, label=np.arange(200) % 10)
+    path = "data.pool.path=pool.npz"
+    code, out, err = advcore("check", root / "experiments/pool_gradmatch.yaml", "--set", path, "--from", folder)
+    assert code == 0, err
+    assert "nothing about the images of a pool" in " ".join(out.split())
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from advcore.data import DATASETS
+from advcore.data.named import Digits
 from advcore.data.pool import Pool, Pooled
 from advcore.data.source import Resident, Streamed, hash_content, hash_sample
 from advcore.errors import UserError
@@ -220,3 +221,14 @@ def test_a_share_that_leaves_nothing_of_either_is_refused(share):
     for make in (Pool, lambda path, share: pooled(share)):
         with pytest.raises(UserError, match=r"^share must be a number in \[0.001, 0.999\], got "):
             make(path="x", share=share)
+
+
+@pytest.mark.parametrize(("labels", "warned"), [("given", True), ("pseudo", False)])
+def test_classes_that_the_pool_lacks_are_named_unless_a_teacher_labels_it(tmp_path, caplog, labels, warned):
+    images = np.zeros((6, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "pool.npz", image=images, label=np.arange(6) % 2)
+    teacher = None if labels == "given" else "teacher.safetensors"
+    Digits(pool=Pool(path=str(tmp_path / "pool.npz"), share=0.5, labels=labels, teacher=teacher)).load(
+        torch.device("cpu")
+    )
+    assert ("8 of 10 classes have no image in the pool: 2, 3" in caplog.text) == warned

@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from advcore import cli
+from advcore.attacks.memory import Memory
 from advcore.config.load import from_dict, override, resolve
 from advcore.config.yaml_reader import parse, read
 from advcore.errors import ConfigError
@@ -86,6 +87,27 @@ def test_the_users_selection_rule_and_steps_by_epoch_are_left_out(root):
     settings = recommend(values, 0.3, [make_study(make_recipe(70, attack=REMEMBERED))]).settings
     config = from_dict(settings)
     assert config.selection is config.minibatch is config.training.attack_steps is None
+
+
+def test_the_users_memory_is_left_out_with_the_attack_unless_the_recipe_remembers(values):
+    kept = values | {"attack": values["attack"] | {"start": "remembered"}}
+    kept["training"] = values["training"] | {"memory": {"precision": "int8"}}
+    pgd_1 = {"name": "linf_pgd", "eps": 0.1, "steps": 1, "step_size": 0.125}
+    plain = from_dict(recommend(kept, 0.3, [make_study(make_recipe(70, attack=pgd_1))]).settings)
+    assert plain.training.memory == Memory()
+    remembered = from_dict(recommend(kept, 0.3, [make_study(make_recipe(70, attack=REMEMBERED))]).settings)
+    assert remembered.training.memory == Memory(precision="int8")
+
+
+def test_recipes_that_other_settings_exclude_are_named_with_the_reason(values):
+    rule = {"name": "random", "rho": 0.5, "rest": "remembered", "clean": 0}
+    mixed = values | {"training": values["training"] | {"cutmix": {}}}
+    recipes = (make_recipe(70, attack=REMEMBERED), make_recipe(60, selection=None))
+    found = recommend(mixed, 0.9, [make_study(*recipes)])
+    assert [entry.reason for entry in found.excluded] and "cutmix" in found.excluded[0].reason
+    assert "Excluded by the run file's settings: " in format_run_file(found, "run.yaml")
+    with pytest.raises(ConfigError, match=r"FILE must be a run file to which .*cutmix"):
+        recommend(mixed, 0.3, [make_study(make_recipe(70, attack=REMEMBERED, minibatch=rule))])
 
 
 def test_costs_are_relative_to_the_users_full_training(values):

@@ -238,6 +238,18 @@ def test_the_ledger_equals_the_plan_and_a_selection_costs_nothing(model, source,
     assert planned.selection == 2 * count * per_example
 
 
+@pytest.mark.parametrize(
+    ("objective", "points"), [(Pgd(), "adversarial"), (Trades(), "clean"), (Trades(), "adversarial")]
+)
+@by_plain_kernels
+def test_refreshed_features_have_the_type_of_those_from_training(model, source, objective, points):
+    made = trainer(Moderate(points=points), objective, selection={"refresh": Refresh(share=0.3)})
+    planned = plan_parts(made, N)
+    trained = made.fit(model, source, seed=0)
+    assert sum(entry["rows"]["refreshed"] for entry in trained.epochs) > 0
+    assert trained.ledger.sum_units() == planned.total.units
+
+
 @by_plain_kernels
 def test_validation_examples_are_attacked_where_they_are_the_target(model, source):
     made = trainer(selection={"target": "validation", "partition": "whole"})
