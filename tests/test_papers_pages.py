@@ -1,11 +1,9 @@
 """The pages of the papers' tables: fresh, complete, and no published number that is not entered."""
 
-import re
-
 import pytest
 from reporting.test_suite_tables import one
 
-KINDS = {"printed", "digitised"}
+KINDS = {"printed", "digitized"}
 COLUMNS = {"clean", "robust", "Unseen", "Seen", "minutes", "seconds", "error", "speed_up"}
 WITHOUT_METHOD = {"P_up follows, stopped at epoch 150"}
 """Published rows that no method of a suite stands for."""
@@ -92,7 +90,7 @@ def test_every_published_number_on_a_page_is_entered_and_every_entry_is_on_its_p
             for title, column in titles.items():
                 if row[title] != "not published in numbers":
                     number, _, kind = row[title].partition(" ")
-                    assert kind == ("(digitised)" if page["kind"] == "digitised" else "")
+                    assert kind == ("(digitized)" if page["kind"] == "digitized" else "")
                     shown.setdefault(row["method"], {})[column] = float(number)
         assert shown == page["rows"], name
         ratios = {row["method"]: row["speed-up: published"] for row in rows if "speed-up: ours, in compute" in row}
@@ -101,9 +99,9 @@ def test_every_published_number_on_a_page_is_entered_and_every_entry_is_on_its_p
             assert known == list_speed_ups(page, reference), name
 
 
-def test_nothing_is_digitised_but_figure_3(papers):
-    digitised = {name for name, page in papers.PUBLISHED["pages"].items() if page["kind"] == "digitised"}
-    assert digitised == {"fig3-budgets"}
+def test_nothing_is_digitized_but_figure_3(papers):
+    digitized = {name for name, page in papers.PUBLISHED["pages"].items() if page["kind"] == "digitized"}
+    assert digitized == {"fig3-budgets"}
 
 
 def test_a_page_without_records_says_so_and_still_has_the_published_numbers(papers, toy):
@@ -112,7 +110,7 @@ def test_a_page_without_records_says_so_and_still_has_the_published_numbers(pape
     (craig,) = [row for row in read_table(page) if row["method"] == "CRAIG"]
     assert craig["clean, %: ours"] == craig["speed-up: ours, in compute"] == "not run yet"
     assert craig["robust, %: published"] == "41.45" and craig["speed-up: published"] == "1.92"
-    assert "No run has finished yet: [schedule](../schedule.md)." in page
+    assert "No run has finished yet. The [schedule](../schedule.md) lists the runs." in page
 
 
 def test_our_numbers_are_means_over_runs_and_costs_relative_to_the_reference(papers, toy):
@@ -134,5 +132,6 @@ def test_rows_as_released_stand_beside_the_corrected_ones_with_the_same_publishe
 
 def test_ours_and_published_settings_are_told_from_the_resolved_files(papers):
     (sentence,) = papers.describe_differences(papers.Table("table3-fat"))
-    assert "Here: digits, small_cnn, 30 epochs, batches of 64, linf_pgd of 1 step." in sentence
-    assert re.search(r"known: cifar10, resnet18, 60 epochs, batches of 128, linf_pgd of 1 step; it has not", sentence)
+    assert "settings: data `digits`, network `small_cnn`, 30 epochs, batches of 64, `linf_pgd` of 1 step." in sentence
+    there = "data `cifar10`, network `resnet18`, 60 epochs, batches of 128, `linf_pgd` of 1 step"
+    assert f"known: {there}. It has not" in sentence

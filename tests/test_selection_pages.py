@@ -52,14 +52,14 @@ def test_a_loss_is_never_called_a_gain(pages):
 
 
 def test_without_runs_there_is_no_verdict(pages):
-    assert pages.judge_reattack(TITLE, {}) == "too few runs so far"
-    assert pages.list_verdicts(TITLE, pages.REATTACK, {}) == ["- There are too few runs for a test so far."]
+    assert pages.judge_reattack(TITLE, {}) == "there are not enough runs for a verdict yet"
+    assert pages.list_verdicts(TITLE, pages.REATTACK, {}) == ["- There are not enough runs for a test yet."]
 
 
 def test_what_was_tested_and_is_level_is_said_to_be_so(pages):
     tested = compare(pages, {pages.LOW: 0})
 
-    assert pages.list_verdicts(TITLE, pages.REATTACK, tested) == ["- Nothing differs beyond chance."]
+    assert pages.list_verdicts(TITLE, pages.REATTACK, tested) == ["- No tested difference is beyond chance."]
 
 
 @pytest.mark.parametrize(("slope", "says"), [(-1, "predicts"), (1, "does not predict")])

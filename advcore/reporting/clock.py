@@ -34,23 +34,23 @@ def read_clock(groups: Mapping[str, Sequence[RunRecord]]) -> Clock:
     records = list(chain.from_iterable(groups.values()))
     machines = {_read_machine(record) for record in records}
     if len(machines) != 1:
-        return Clock(False, f"the records come from several machines (they differ in {_name_differences(machines)})")
+        return Clock(False, f"the records come from several machines, which differ in {_name_differences(machines)}")
     busy = sum(bool(record.environment.get("load_warning")) for record in records)
     if busy:
         runs = format_count(len(records), "run")
-        return Clock(False, f"more processes wanted to run than there are cores when {busy} of {runs} started")
+        return Clock(False, f"more processes were ready to run than there are cores when {busy} of {runs} started")
     factors = list(chain.from_iterable(map(_measure_spreads, groups.values())))
     has_load = all("load" in record.environment for record in records)
     if not factors and not has_load:
-        reason = "the records show neither the machine's load nor a second run of a method"
-        return Clock(False, f"{reason}, so it is unknown whether the machine had other work")
+        reason = "the records do not contain its load, and no method was run twice"
+        return Clock(False, f"it is unknown whether the machine had other work: {reason}")
     factor = max(factors, default=1.0)
     if factor > _STEADY:
         reason = f"runs of one method with the same number of passes differ in time by a factor of up to {factor:.1f}"
-        return Clock(False, f"{reason}, so the machine had other work")
+        return Clock(False, f"the machine had other work: {reason}")
     text = f"all runs used one kind of machine: {_describe_machine(*machines)}"
     if not has_load:
-        text += ", whose load is not recorded"
+        text += "; its load was not recorded"
     return Clock(True, text)
 
 

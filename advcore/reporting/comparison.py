@@ -138,7 +138,7 @@ def draw_front(
     unit = costs.choose_unit(records)
     caption = f"Robust accuracy over {unit.title}, checkpoint last; full training costs 1. "
     if any(len(method.robust) > 1 for method in methods):
-        caption += "Points are means over seeds, bars their sample deviations. "
+        caption += "Points are means over seeds, bars their sample standard deviations. "
     caption += "The dashed line is the Pareto front: the methods for which no other is both cheaper and more robust. "
     caption += "Numbers refer to the table."
     if any(method.collapsed for method in methods):

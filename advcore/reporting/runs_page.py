@@ -163,7 +163,8 @@ def _tabulate_methods(block: compare.Block, methods: Sequence[front.Method], whi
     for number, (method, row) in enumerate(zip(methods, rows, strict=True), 1):
         cost = f"{method.cost:.3f}"  # the front is decided by more than the two digits of other tables
         table.append((f"{number}. {row[0]}", marks.get(row[0], ""), *row[1:column], cost, *row[column + 1 :]))
-    caption = f"Checkpoint {which}: means ± sample deviations over seeds; gradient errors are means over selections"
+    means = "means ± sample standard deviations over seeds; gradient errors are means over selections"
+    caption = f"Checkpoint {which}: {means}"
     entry = Table(caption, (header[0], "", *header[1:]), table, words=2)
     return [Folded(tables.BEST, [entry])] if which == "best" else [entry]
 

@@ -85,6 +85,6 @@ def explain_columns(groups: Mapping[str, Sequence[RunRecord]], reference: str | 
     if reference:
         lines.append(f"Speed-ups are relative to {reference}.")
     clock = read_clock(groups)
-    remark = clock.text if clock.comparable else f"they cannot be compared, since {clock.text}"
-    seconds = "Seconds are medians over runs, of training and selection without evaluation."
+    remark = clock.text if clock.comparable else f"they cannot be compared, because {clock.text}"
+    seconds = "Seconds are for training and selection, without evaluation; each is a median over runs."
     return [*lines, f"{seconds} {remark[0].upper()}{remark[1:]}."]

@@ -101,7 +101,7 @@ def build_tables(results: Results, title: str) -> list[Table]:
 def build_table(results: Results, title: str, which: str) -> Table:
     """Return the table of a checkpoint: one row per method, and rows for what failed or is missing.
 
-    Accuracies are mean ± sample deviation over seeds.
+    Accuracies are mean ± sample standard deviation over seeds.
     """
     groups = results.groups()
     against: Sequence[RunRecord] = groups.get(results.reference or "", ())
@@ -170,7 +170,8 @@ def _describe_conditions(groups: tables.Groups, which: str) -> str:
     attacked = {tables.name_attack(attack): attack["n"] for attack in evaluation["attacks"]}
     fewer = "".join(f", {count:,} of them under {name}" for name, count in attacked.items() if count != images)
     varied = verdicts.describe_varied(groups)
-    return f"Mean ± sample deviation over seeds; {format_count(images, 'test image')}{fewer}. {varied}"
+    means = "Accuracies are means ± sample standard deviations over seeds"
+    return f"{means}, on {format_count(images, 'test image')}{fewer}. {varied}"
 
 
 def _describe_costs(results: Results) -> list[str]:

@@ -203,7 +203,7 @@ def _format_gradient_error(selection: JsonObject) -> str:
 
 
 def format_mean(values: Sequence[float]) -> str:
-    """Write mean and sample deviation with one decimal; the mean alone of a single value, a dash of none."""
+    """Write mean and sample standard deviation with one decimal; the mean alone of a single value, a dash of none."""
     if not values:
         return NOTHING
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""

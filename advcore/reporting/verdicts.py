@@ -15,6 +15,9 @@ Pair = tuple[str, str]
 # Costs that differ by less than this share count as equal.
 _SAME_COST = 0.1
 HEADER = ("method", "compared with", "pairs", "difference, points", "p", "p, corrected", "verdict")
+# What the verdict of a small difference means, where a page writes it in full and where a table writes "level".
+NOT_BEYOND = '"Not beyond chance" does not mean that two methods are equal.'
+LEVEL = 'The verdict "level" means not beyond chance; it does not mean that two methods are equal.'
 
 
 def pair_runs(groups: tables.Groups, pairs: Sequence[Pair], which: str = "last") -> list[Difference]:
@@ -78,7 +81,8 @@ def tabulate(groups: tables.Groups, reference: str) -> tuple[list[tables.Row], s
         for pair, entry in tested.items()
         if entry.among
     ]
-    return rows, " ".join([*_list_shared_counts(groups), explain_test(tested.values()), describe_varied(groups)])
+    explained = explain_test(tested.values(), LEVEL)
+    return rows, " ".join([*_list_shared_counts(groups), explained, describe_varied(groups)])
 
 
 def _list_shared_counts(groups: tables.Groups) -> list[str]:
@@ -99,13 +103,17 @@ def format_comparison(comparison: Comparison) -> tuple[str, str, str]:
     return f"{estimate.mean:+.2f} ± {estimate.half_width:.2f}", f"{estimate.p:.4f}", f"{comparison.corrected:.3f}"
 
 
-def explain_test(tested: Collection[Comparison]) -> str:
-    """Say how the comparisons of a page are tested, and how many there are."""
+def explain_test(tested: Collection[Comparison], small: str = NOT_BEYOND) -> str:
+    """Say how the comparisons of a page are tested, and how many there are.
+
+    small : the sentence on the verdict of a difference that may be chance, `NOT_BEYOND` or `LEVEL`.
+    """
     count = max((entry.among for entry in tested), default=0)
+    made = "was made. It is" if count == 1 else "were made. Each is"
     return (
-        f"{format_count(count, 'comparison')}, by paired t-tests over seeds (over data splits if there are fewer of "
-        "these), at a level of 5 % for all of them together (Holm's correction). Level, or not beyond chance, does not "
-        "mean equal. ± is the uncorrected 95 % interval of one difference. Collapsed runs are left out."
+        f"{format_count(count, 'comparison')} {made} a paired t-test over seeds, or over data splits if there are "
+        "fewer splits than seeds. The significance level is 5 % for all comparisons together (Holm's correction). "
+        f"{small} The ± of a difference is its 95 % interval, without this correction. Collapsed runs are left out."
     )
 
 
@@ -113,16 +121,17 @@ def describe_varied(groups: tables.Groups) -> str:
     """Say what the runs of a method differ in: their seeds, and their data splits if there are several."""
     pairs = {_read_seeds(record) for record in tables.list_records(groups)}
     seeds, splits = (sorted(set(values)) for values in zip(*pairs, strict=True))
-    text = f"{'Seed' if len(seeds) == 1 else 'Seeds'} {format_numbers(seeds)}"
+    text = f"The runs have {'seed' if len(seeds) == 1 else 'seeds'} {format_numbers(seeds)}"
     if len(splits) == 1:
-        return f"{text}, all on data split {splits[0]}: intervals do not cover the variation between splits."
+        return f"{text}, on data split {splits[0]}. Intervals do not cover the variation between splits."
     if len(pairs) == len(seeds) == len(splits):
         return f"{text}, each with its own data split."
-    return f"{text}; data splits {format_numbers(splits)}."
+    return f"{text}, on data splits {format_numbers(splits)}."
 
 
 def format_numbers(numbers: Sequence[int]) -> str:
-    """Write ascending whole numbers; three and more without a gap as "0-2"."""
+    """Write ascending whole numbers, "0 and 2"; three and more without a gap as "0-2"."""
     if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
         return f"{numbers[0]}-{numbers[-1]}"
-    return ", ".join(map(str, numbers))
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} and {last}" if first else last

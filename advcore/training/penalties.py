@@ -1,4 +1,4 @@
-"""Regularisers in a run: which runs they cannot be used in."""
+"""Regularizers in a run: which runs they cannot be used in."""
 
 from typing import TYPE_CHECKING
 

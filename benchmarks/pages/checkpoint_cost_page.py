@@ -24,17 +24,17 @@ def page(record: dict) -> str:
     """The page of a record."""
     found, where = shares(record), record["environment"]
     rows = [("seconds per epoch", *_spread(record["epochs"], "{:.3f}"))]
-    rows += [("seconds to save its state", *_spread(record["saves"], "{:.4f}"))]
-    rows += [("share, %", *_spread([100 * share for share in found], "{:.2f}"))]
+    rows += [("seconds to save the state", *_spread(record["saves"], "{:.4f}"))]
+    rows += [("share of the epoch, %", *_spread([100 * share for share in found], "{:.2f}"))]
     lines = [
         "# The cost of saving a run",
         "",
-        f"experiments/trades_gradmatch.yaml: after each of its {len(found)} epochs the whole state, "
+        f"A run of experiments/trades_gradmatch.yaml has {len(found)} epochs. After each epoch its whole state, "
         f"{record['bytes'] / 1e3:.0f} kB, is written, synced, and read back.",
-        f"Device {where['device']}, {format_count(where['threads'], 'thread')}. A share is computed within one epoch, "
-        "so that other work on the machine slows both of its parts.",
+        f"The device was {where['device']} with {format_count(where['threads'], 'thread')}. The share is the seconds "
+        "to save the state divided by the seconds of the same epoch, so other work on the machine slows both.",
         "",
-        to_markdown(("over epochs", "median", "minimum", "maximum"), rows),
+        to_markdown(("quantity, over epochs", "median", "minimum", "maximum"), rows),
     ]
     return "\n".join(lines) + "\n"
 

@@ -122,9 +122,9 @@ def worth() -> str:
     gains = [f"{_gain(budget)} at budget {budget}" for budget in BUDGETS]
     told = [
         f"Full training reaches {format_mean(robust(full))} % at cost 1.00. "
-        f"Mean ± sample deviation over {len(SEEDS)} seeds.",
-        "Robust accuracy of `gradmatch` minus that of `random`, in points with 95 % intervals over seeds, for "
-        f"{_more_cost(unit):.2f} more relative cost: {'; '.join(gains)}.",
+        f"Accuracies are means ± sample standard deviations over {len(SEEDS)} seeds.",
+        f"`gradmatch` costs {_more_cost(unit):.2f} more than `random`, in relative cost. Its robust accuracy minus "
+        f"that of `random`, in points with 95 % intervals over seeds: {'; '.join(gains)}.",
         cost_notes(compared),
     ]
     return "\n\n".join([table, *told])

@@ -14,11 +14,11 @@ LIMIT = 0.2
 
 
 def list_works(network: dict) -> dict[str, dict[str, float]]:
-    """Return {work: {seconds, flops}}: an attack step, an update, and a selection without its solve."""
+    """Return {work: {seconds, flops}}: an attack step, an update, and a selection without its solver."""
     attack, rows = network["selection"]["attack"], network["selection"]["rows"]
     selection = {unit: attack[unit] + rows[unit] for unit in ("seconds", "flops")}
     examples = format_count(network["examples"], "image")
-    return {**network["steps"], f"selection of {examples}: attack and rows": selection}
+    return {**network["steps"], f"selection of {examples}: attack and gradient rows": selection}
 
 
 def relate(network: dict) -> dict[str, float]:
@@ -37,7 +37,8 @@ def list_rows(name: str, network: dict) -> list[tuple[str, ...]]:
         cells = (format_operations(cost["flops"]), f"{cost['seconds']:.4f}", f"{relative[work]:.2f}")
         rows.append((title, work, *cells))
     solve = network["selection"]["solve"]["seconds"]
-    rows.append((title, "the selection's solve (GradMatch, per class, 30 %)", "0", f"{solve:.4f}", "–"))
+    solver = "the solver in this selection (GradMatch, partition `per_class`, budget 30 %)"
+    rows.append((title, solver, "0", f"{solve:.4f}", "–"))
     return rows
 
 
@@ -51,11 +52,11 @@ def page(record: dict) -> str:
         "# Do seconds follow operations?",
         "",
         "Relative costs count floating-point operations ([method](../docs/method.md#cost)). This page compares these",
-        "counts with measured seconds: of one step of a linf attack, one update, and a selection after an "
-        f"attack of {record['steps']} steps.",
-        "The kinds of work take turns in each round; seconds are medians over rounds. "
-        f"Device {where['device']}, {threads}, torch "
-        f"{where['torch']}, float types and memory layout as advcore chooses them, unless a row says otherwise.",
+        "counts with the seconds of one step of a linf attack, of one update, and of a selection after an "
+        f"attack of {record['steps']} steps. A selection attacks its images, computes their [gradient",
+        "rows](../docs/glossary.md#row) and runs the solver. The kinds of work take turns in each round; seconds are",
+        f"medians over rounds. The device was {where['device']} with {threads} and torch {where['torch']}. advcore",
+        "chose float types and memory layout, unless a row says otherwise.",
         "",
         to_markdown(header, rows),
         "",
@@ -73,7 +74,7 @@ def summarise(record: dict) -> str:
         if abs(relative - 1) > LIMIT
     ]
     if not far:
-        return f"Seconds per operation are within {LIMIT:.0%} of the attack step in all cases."
+        return f"In all cases, seconds per operation differ from those of the attack step by at most {LIMIT:.0%}."
     reason = (
         "A small network spends much time on work that is not counted: BatchNorm and activations move memory, and take "
         "as long in an attack as in an update."

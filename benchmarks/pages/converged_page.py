@@ -20,22 +20,25 @@ LOSS_OF_CHANCE = 2.303
 
 HEAD = """# Training that has converged
 
-The other tables train small networks for few epochs, where mainly the number of updates counts. Here full training goes
-on until it has converged, and every method is run at a quarter, a half and all of its compute. From the committed
-records of the suites `anchor-*` and `curves-*` (`advcore bench benchmarks/suites/NAME.yaml`);
-[schedule and hours](schedule.md).
+On the other pages, small networks are trained for few epochs, and accuracy depends mainly on the number of updates.
+Here, full training continues until it has converged. Every method is run at a quarter, a half and all of the
+[compute](../docs/glossary.md#compute) of full training. This page is made from the committed
+[records](../docs/glossary.md#record) of the suites `anchor-*` and `curves-*`; `advcore bench
+benchmarks/suites/NAME.yaml` runs such a suite. The [schedule](schedule.md) lists their hours.
 """
 ANCHORS = """## Full training on all images
 
-*Held-out*: robust accuracy under the training attack, on images that are not trained on. Full training has converged if
-twice the epochs, with the same shape of the schedule, add less than {last} point at the last epoch, and less than
-{best} at the best one. *Loss*: of the attacked training images in the last epoch; chance is {chance}.
+*Held-out* is robust accuracy under the training attack, on images that are not trained on. Full training has converged
+if a run of twice the epochs gains little: less than {last} point at the last epoch, and less than {best} at the best
+epoch. The shape of the schedule is the same. *Loss* is the loss of the attacked training images in the last epoch; a
+network that guesses has {chance}.
 """
 CURVES = """## Robust accuracy over compute
 
-Each method has the number of epochs for which its compute is the stated share of that of full training. *Last - best*:
-robust accuracy at the last epoch less that at the best epoch on held-out images, at the largest compute; below 0 the
-run overfitted. Bold: on the Pareto front of compute and robust accuracy.
+Each method trains for as many epochs as fit in the stated share of full training's compute. *Last - best* compares the
+run with the largest compute at two epochs: robust accuracy at the last epoch minus robust accuracy at the epoch that is
+best on held-out images. Below 0, the run overfitted. Methods in bold are on the Pareto front of compute and robust
+accuracy.
 """
 
 

@@ -16,9 +16,9 @@ LABELS = {
     "foolbox": "standard loop, LinfPGD of foolbox",
     "first defaults": "advcore, channels first, unfused (the defaults up to 0.1)",
     "library": "advcore in your own program",
-    "floor": "its passes alone",
+    "floor": "passes of advcore in your own program alone",
     "command line": "`advcore run`",
-    "floor, kept": "its passes alone",
+    "floor, kept": "passes of `advcore run` alone",
     "published, kept": "PGD loop as published, freed memory kept",
     "published TRADES": "TRADES loop as published",
     "TRADES": "`advcore run`, TRADES",
@@ -51,7 +51,7 @@ def table(case: dict) -> str:
                 f"{pages:,.0f}",
             )
         )
-    compared = ("times as fast as published", "speed relative to its passes alone")
+    compared = ("times as fast as published", "speed relative to the passes alone")
     return to_markdown(("step", "seconds", "middle half", *compared, "pages mapped"), rows)
 
 
@@ -81,20 +81,21 @@ def text(record: dict, defaults: list[dict]) -> str:
     where, machine = record["environment"], record["machine"]
     lines = ["# A training step on a CPU", ""]
     lines += [
-        f"Made by `python benchmarks/measure/cpu.py`: {machine['processor']}, {machine['cores']} cores, "
-        f"{format_count(where['threads'], 'thread')} (waiting threads: {machine['waiting'].lower()}), torch "
-        f"{where['torch']}; load average {machine['load_before']:.1f} before and {machine['load_after']:.1f} after.",
+        f"Measured with `python benchmarks/measure/cpu.py` on an {machine['processor']} with {machine['cores']} cores, "
+        f"{format_count(where['threads'], 'thread')}, `OMP_WAIT_POLICY={machine['waiting']}` and torch "
+        f"{where['torch']}. The load average was {machine['load_before']:.1f} before and {machine['load_after']:.1f} "
+        "after.",
         "",
         "A step is one batch of 32 x 32 images: PGD-10 with linf 8/255 and step size 2/255, then the update. Each row "
         "of a table runs in its own process, and the rows take turns, round by round.",
         "",
-        "- *seconds*: per step, the median over rounds; *middle half*: the range of the middle half of the rounds.",
-        "- *times as fast as published*: as the published loop of the same objective, the median over rounds.",
-        "- *speed relative to its passes alone*: these are the same number of forward and backward passes on fixed "
-        "images, in the layout that advcore chooses, in a process with the same handling of memory, and nothing else.",
-        "- *pages mapped*: pages of 4 kB that the system mapped during a step because freed memory had been returned "
-        "to it. `advcore run` keeps freed memory ([speed](../docs/speed.md)); your own program does so if you ask for "
-        "it.",
+        "- *seconds* are per step, the median over rounds. *Middle half* is the range of the middle half of rounds.",
+        "- *times as fast as published* is the published loop's seconds divided by this row's seconds, for the same "
+        "objective; the median over rounds.",
+        "- *passes alone*: such a row does only the forward and backward passes of a step, and as many of them. The "
+        "images are fixed, advcore chooses the layout, and the process handles memory in the same way.",
+        "- *pages mapped* are pages of 4 kB that the system mapped during a step because freed memory had been "
+        "returned to it. `advcore run` keeps freed memory ([speed](../docs/speed.md)); your own program can do so too.",
         "",
     ]
     for name, case in record["cases"].items():
@@ -104,11 +105,13 @@ def text(record: dict, defaults: list[dict]) -> str:
     lines += [
         "## The defaults by family",
         "",
-        "How many times as fast a training step (10 attack steps, or 1, and the update) is with channels last as with "
-        "channels first, and the optimiser's step if it is fused rather than unfused. Ratios are medians of processor "
-        "time on one thread, with both ways in turn. A setting is a family's default if it is at least 1.03 times as "
-        "fast in all of the family's cases (for channels last: with 10 attack steps). Made by "
-        "`python benchmarks/measure/cpu_defaults.py`.",
+        "The columns *channels last* show how many times as fast a training step is with channels last as with "
+        "channels first. A training step is 10 attack steps (PGD-10) or 1 (PGD-1), and the update. The columns *fused* "
+        "show how many times as fast the optimizer's step is fused as unfused. Each ratio is a median over rounds. The "
+        "two variants take turns, and their processor time is measured on one thread.",
+        "",
+        "A setting is a family's default if it is at least 1.03 times as fast in all of the family's cases. For "
+        "channels last, only PGD-10 counts. `python benchmarks/measure/cpu_defaults.py` measures the ratios.",
         "",
         defaults_table(defaults),
         "",

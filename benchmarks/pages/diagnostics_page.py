@@ -18,19 +18,21 @@ def page(facts: dict) -> str:
     epochs, own = facts["epochs"], facts["aign"]
     thirds = [epochs[: len(epochs) // 3], epochs[len(epochs) // 3 : -(len(epochs) // 3)], epochs[-(len(epochs) // 3) :]]
     rows = [(name, *(f"{sum(one[name] for one in part) / len(part):.2f}" for part in thirds)) for name in epochs[0]]
-    links = [(name, f"{value:.2f}") for name, value in own.items() if name.startswith("AIGN")]
+    linked = {name: value for name, value in own.items() if name.startswith("AIGN")}
+    links = [(name.replace(" less ", " minus "), f"{value:.2f}") for name, value in linked.items()]
     return "\n".join(
         [
             "# What the scores predict",
             "",
-            "Made by `python benchmarks/measure/diagnostics.py` on digits, one run each, device "
+            "`python benchmarks/measure/diagnostics.py` makes one run on digits for each section. The device was "
             f"{facts['environment']['device']}. Rank correlations are Spearman's, over all training examples.",
             "",
             "## Gradient matching, from one epoch to the next",
             "",
-            "Selective training by gradient matching. An example's score is the cosine of its last-layer gradient with",
-            "that of the whole set, at clean images. Rows of two measures (*X with Y*) are rank correlations. Columns",
-            "are means over the first, middle and last third of the epochs.",
+            "The run is selective training by gradient matching. An example's score is the cosine between two",
+            "last-layer gradients at clean images: the gradient of this example and the gradient of the whole set. A",
+            "row *X with Y* is the rank correlation of two measures. A row *cosine of ...* compares gradients of one",
+            "epoch and the next. Columns are means over the first, middle and last third of the epochs.",
             "",
             to_markdown(("measure", "first third", "middle third", "last third"), rows),
             "",
@@ -38,8 +40,8 @@ def page(facts: dict) -> str:
             "",
             "[AIGN](../docs/glossary.md#aign) is an example's average input-gradient norm. The network is trained by",
             f"TRADES on all data, {own['n']} examples. The distance to the boundary is the radius of the smallest linf",
-            f"ball in which PGD-20 flips the prediction, up to {own['largest radius']:g} ({own['reached']} examples",
-            "have one).",
+            f"ball in which PGD-20 flips the prediction. Radii up to {own['largest radius']:g} were tried, and the",
+            f"prediction flips for {own['reached']} examples.",
             "",
             to_markdown(("measures", "rank correlation"), links),
             "",

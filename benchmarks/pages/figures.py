@@ -12,13 +12,17 @@ from advcore.reporting.costs import Unit, choose_unit
 from advcore.reporting.record import RunRecord
 from advcore.reporting.spent import explain_columns
 from advcore.reporting.statistics import Comparison, Difference, Estimate, estimate_mean
-from advcore.reporting.tables import compare_methods, list_records, to_markdown
+from advcore.reporting.tables import compare_methods, list_records, name_attack, to_markdown
 from advcore.reporting.tables import list_flags as read_flags
 from advcore.reporting.verdicts import pair_runs
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 RECORDS = BENCHMARKS / "records"
 DOCS = BENCHMARKS.parent / "docs"
+GLOSSARY = "../docs/glossary.md"
+"""From the pages in benchmarks/."""
+UNITS = {"compute": "compute", "passes": "pass"}
+"""The entry of the glossary for each unit of cost."""
 Groups = Mapping[str, Sequence[RunRecord]]
 Pairs = Sequence[tuple[str, str]]
 Tested = Mapping[tuple[str, str], Comparison]
@@ -51,9 +55,42 @@ def speed_reference(found: Groups, reference: str = "full") -> Sequence[RunRecor
 
 
 def cost_notes(found: Groups, reference: str = "full") -> str:
-    """Explain the columns of costs and seconds of such a table."""
+    """Explain the columns of attacks, costs, seconds and gradient errors of such a table."""
     shown = reference if speed_reference(found, reference) else None
-    return " ".join(explain_columns(found, shown))
+    return " ".join([*explain_restarts(found), *explain_columns(found, shown), *explain_errors(found)])
+
+
+def explain_restarts(found: Groups) -> list[str]:
+    """Return what "x 3" means in the title of a column; nothing where no attack has restarts."""
+    attacks = [attack for record in list_records(found) for attack in record.final["last"]["attacks"]]
+    restarted = [attack for attack in attacks if attack.get("restarts", 1) > 1]
+    if not restarted:
+        return []
+    name, count = name_attack(restarted[0]).rpartition(", ")[2], restarted[0]["restarts"]
+    return [f"{name} means {count} random starts per image."]
+
+
+def explain_errors(found: Groups) -> list[str]:
+    """Return what the column of gradient errors holds; nothing where no selection measured one."""
+    selections = [entry for record in list_records(found) for entry in record.selections]
+    if not any(entry.get("gradient_error") is not None for entry in selections):
+        return []
+    lines = ["Gradient errors are means over selections. Those of random subsets are in parentheses."]
+    if any("gradient_error_full" in entry for entry in selections):
+        lines.append("If the selection used a weaker attack, those under the full attack are in square brackets.")
+    return lines
+
+
+def describe_means(found: Groups, n: str, device: str, glossary: str = GLOSSARY) -> str:
+    """Return what the accuracies of a table are means of, and in which unit its costs are."""
+    means = f"Accuracies are means ± sample standard deviations over seeds, on {n} test images."
+    return f"{means} The device was {device}. {describe_unit(found, glossary)}"
+
+
+def describe_unit(found: Groups, glossary: str = GLOSSARY) -> str:
+    """Return the unit in which the costs of a table are, with a link to the glossary at this path."""
+    name = unit_of(found).name
+    return f"Costs are counted in [{name}]({glossary}#{UNITS[name]})."
 
 
 def reword_flag(flag: str) -> str:

@@ -15,7 +15,7 @@ def page(record: dict) -> str:
     lines = [
         "# Speed on a GPU",
         "",
-        f"Device {where['device']}, torch {where['torch']}. python benchmarks/measure/gpu.py.",
+        f"Measured with `python benchmarks/measure/gpu.py` on {where['device']} with torch {where['torch']}.",
         "",
     ]
     lines += [f"Left out for lack of time: {', '.join(record['left_out'])}.", ""] if record["left_out"] else []

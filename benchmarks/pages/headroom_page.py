@@ -28,10 +28,13 @@ SELECTORS: dict[str, Pairs] = {
 
 HEAD = """# Does headroom predict when selection is worth its cost?
 
-Headroom, (E |g|)^2 / E |g|^2, is the share of a step's second moment that remains under the best unbiased choice of
-examples ([method](../docs/method.md)). Near 1, selection cannot gain; near 0, it can. Every selector in the studies of
+[Headroom](../docs/glossary.md#headroom) is (E |g|)^2 / E |g|^2, where g is the gradient of one example and E the mean
+over examples. It is the share of a step's second moment that remains under the best unbiased choice of examples
+([method](../docs/method.md#headroom)).
+If headroom is near 1, selection cannot gain anything; if it is near 0, selection can. Every selector in the studies of
 [what to attack again](reattack_study.md), [free rows](free_rows.md) and [pools](pools.md) is compared with the random
-choice of the same compute. The headroom shown is that of the random choice's runs, averaged over epochs.
+choice of the same [compute](../docs/glossary.md#compute). Headroom is measured in the runs of the random choice and
+averaged over epochs.
 """
 
 
@@ -70,7 +73,7 @@ def _mean_headroom(records: Sequence[RunRecord]) -> float | None:
 def describe(points: Sequence[Point]) -> str:
     """Whether a low headroom goes with a gain: Spearman's rank correlation over the selectors."""
     if len(points) < 5:
-        return "There are too few runs so far."
+        return "There are not enough runs yet."
     result = spearmanr([point.headroom for point in points], [point.gain for point in points])
     sign = "predicts" if result.statistic < 0 and result.pvalue < 0.05 else "does not predict"
     return (

@@ -1,7 +1,7 @@
 """The page of the main tables: methods in blocks of equal cost, each with the baselines of its block."""
 
 import figures
-from figures import Groups, Tested, answers, ask, ask_all, cost_notes, front, list_flags, speed_reference, verdict
+from figures import Groups, Tested, answers, ask, ask_all, cost_notes, describe_unit, front, list_flags, verdict
 
 from advcore.reporting.statistics import compare_all
 from advcore.reporting.tables import compare_methods, to_markdown
@@ -60,57 +60,64 @@ OTHERS, AT_BEST = "six other seeds", "six other seeds, checkpoint best"
 
 HEAD = """# Methods at equal cost
 
-From the committed records of the suites `main-cifar10`, `main-mnist`, `main-repeat`, `main-strong` and
-`main-mnist-strong` (`advcore bench benchmarks/suites/NAME.yaml`). Terms are explained in the
-[glossary](../docs/glossary.md).
+This page is made from the committed [records](../docs/glossary.md#record) of the suites `main-cifar10`, `main-mnist`,
+`main-repeat`, `main-strong` and `main-mnist-strong`; `advcore bench benchmarks/suites/NAME.yaml` runs such a suite.
+Terms are explained in the [glossary](../docs/glossary.md).
 
 A small CNN is trained on 4,000 images (10 % for validation). The reference, full training, is 20 epochs of PGD-7.
-Robust accuracies are for PGD-50 on 4,000 test images, and for checkpoint `last` unless stated otherwise: mean ± sample
-deviation over seeds. Methods in bold are on the Pareto front. The methods of a block have about the same cost. Each
-block includes the obvious baselines: random subsets, fewer epochs (shortened), fewer attack steps (PGD-3, PGD-2) and
-single steps (FAT, N-FGSM), each for as many epochs as the cost of the block allows.
+Accuracies are means ± sample standard deviations over seeds. Robust accuracies are for PGD-50 on 4,000 test images, and
+for checkpoint `last` unless stated otherwise. Methods in bold are on the Pareto front.
+
+Methods of about the same cost form a block. The column *cost, about* names the block, and *@ 0.5* after a method means
+the block of 50 %. Each block includes the obvious baselines: random subsets, fewer epochs
+([shortened](../docs/glossary.md#shortened)), fewer attack steps (PGD-3, PGD-2) and single steps (FAT, N-FGSM). Each
+baseline trains for as many epochs as the cost of the block allows. *GradMatch x margin* is the margin rule
+([rules](../docs/minibatch.md#rules)) on GradMatch's coreset.
 
 In short, on CIFAR-10:
 
 - Judged by the means, a cheap attack on all data, for as many epochs as the cost allows, is ahead of everything else.
-  Remembering its perturbations adds half a point at no cost, and a third of a point on six other seeds.
-- With remembered single steps, half the cost of full training is enough to end above full training with each seed
-  under PGD-50. AutoAttack on 200 images cannot distinguish the two.
-- Coresets trained with the full attack are within half a point of random subsets of the same cost, and behind cheaper
-  attacks. EasyCore's coresets, and the margin rule on a coreset, are behind both.
-- **None of these differences is beyond chance once it is corrected for the number of comparisons on this page**: three
+  If its perturbations are remembered, it gains half a point at no cost, and a third of a point on six other seeds.
+- At half the cost, training with remembered single steps ends above full training with each seed under PGD-50.
+  AutoAttack on 200 images cannot distinguish the two.
+- Coresets that are trained on with the full attack are within half a point of random subsets of the same cost. Cheaper
+  attacks on all data are ahead of both. EasyCore's coresets, and the margin rule on a coreset, are behind all of these.
+- **After the correction for the number of comparisons on this page, none of these differences is beyond chance**: three
   seeds are few.
-- Combined with remembered single steps, GradMatch's coreset was ahead of random subsets and of fast adversarial
-  training on three seeds. This was repeated on six others, which had not been looked at before. There the coreset is
-  ahead of a random subset of the same cost at checkpoint `last`, not beyond chance, and behind it at checkpoint `best`,
-  beyond chance. It cannot be distinguished from remembered steps on all data. What three seeds show for one method
+- On three seeds, GradMatch's coreset with remembered single steps was ahead of random subsets and of fast adversarial
+  training. This was repeated on six other seeds, which had not been looked at before. There, the coreset is ahead of a
+  random subset of the same cost at checkpoint `last`, but not beyond chance. At checkpoint `best` it is behind, beyond
+  chance. The coreset cannot be distinguished from remembered steps on all data. What three seeds show for one method
   among twenty has to be tested again.
 
 In short, on MNIST:
 
 - The ball is large, and the size of single steps matters. Steps of 1.25 eps, as published, fail: FAT and N-FGSM are
-  near 0 %, flagged as masked. Shorter steps, and a ball that grows over ten epochs, were tried with seed 0 and did not
-  fail. The table has steps of 0.25 (pixels are in [0, 1]), which still collapse in two of nine runs.
-- With remembered perturbations, such steps are ahead of everything else at 50 % and 30 % of the cost, and more than six
-  points ahead of full training with each seed. At 15 %, one run of three collapses, and so does one with two remembered
-  steps. AutoAttack removes most of that lead: on its 200 images, full training and remembered steps cannot be
-  distinguished.
-- Coresets trained with the full attack are behind random subsets by their means, and more than 20 points behind PGD-3
-  on all data. Only one difference here is beyond chance: EasyCore's coresets are behind random subsets.
-- Collapsed runs are counted separately: they are in no mean and in no comparison.
+  near 0 %, [flagged](../docs/glossary.md#flag) as masked. Two changes were tried with seed 0 and did not fail: shorter
+  steps, and a ball that grows over ten epochs. The table has *short steps* of 0.25 (pixels are in [0, 1]). These still
+  collapse in two of nine runs.
+- With remembered perturbations, short steps are ahead of everything else at 50 % and 30 % of the cost. There they are
+  more than six points ahead of full training with each seed. At 15 %, one run of three collapses; with two remembered
+  steps, also one of three. AutoAttack removes most of this lead: on 200 images, full training and remembered steps
+  cannot be distinguished.
+- Judged by the means, coresets that are trained on with the full attack are behind random subsets, and more than 20
+  points behind PGD-3 on all data. Only one difference on MNIST is beyond chance: EasyCore's coresets are behind random
+  subsets.
+- Collapsed runs are counted separately. Means and comparisons leave them out.
 
-EasyCore is run here with *early scores*: input-gradient norms averaged over the run's own 2 to 5 epochs of adversarial
-training before the first selection. With these scores it selects class by class, and again every fourth epoch. The
-paper averages its scores over a whole standard training, computes them once, and ranks all examples together. The
-suites `papers/easycore-standard` and `papers/easycore-trades` do that, and have not been run yet.
+EasyCore is run here with *early scores*: input-gradient norms, averaged over the 2 to 5 epochs of adversarial training
+before the run's first selection. With these scores, EasyCore selects class by class, and again every fourth epoch. The
+paper does it differently: it averages the scores over a whole standard training, computes them once, and ranks all
+examples together. The suites `papers/easycore-standard` and `papers/easycore-trades` follow the paper. They have not
+been run yet.
 
-Only the questions below are tested, each over all of its pairs of methods at once. Comparing each method with each
-baseline of its block would add some 170 comparisons, for which three seeds are too few.
+Only the questions in bold below are tested, each over all of its pairs of methods together. To compare each method with
+each baseline of its block, some 170 more comparisons would be needed. Three seeds are too few for that.
 """
 
 
-AUTOATTACK = """The table has the methods on the Pareto front and those nearest to it. PGD-50 above is measured on other
-images, and on more of them, so compare accuracies within this table only."""
+AUTOATTACK = """The table has the methods on the Pareto front and those nearest to the front. PGD-50 above is measured
+on other images, and on more of them. Compare accuracies only within this table."""
 
 
 def block(method: str) -> str:
@@ -132,7 +139,7 @@ def table(found: Groups, which: str = "last") -> str:
     bold = front(found) if which == "last" else []
     names = [name for own in blocks(found).values() for name in own]
     ordered = {name: found[name] for name in names}
-    head, rows = compare_methods(ordered, which, against=speed_reference(found))
+    head, rows = compare_methods(ordered, which, against=figures.speed_reference(found))
     rows = [
         (f"**{short(name)}**" if name in bold else short(name), BLOCKS[block(name)], *row[1:])
         for name, row in zip(names, rows, strict=True)
@@ -150,10 +157,12 @@ def test(sections: dict[str, Groups], repeated: Groups) -> Tested:
 def section(title: str, found: Groups, tested: Tested) -> str:
     """One data set."""
     first = next(iter(found.values()))[0]
-    lines = [f"## {title}", "", f"Device {first.environment['device']}. {describe_varied(found)} {cost_notes(found)}"]
+    device = first.environment["device"]
+    about = f"The device was {device}. {describe_varied(found)} {describe_unit(found)} {cost_notes(found)}"
+    lines = [f"## {title}", "", about]
     lines += ["", table(found), ""]
     flags = "; ".join(list_flags(found, "last"))
-    lines += [f"Flags ([what they mean](../docs/evaluation.md)): {flags}.\n"] if flags else []
+    lines += [f"Flags, each after its method ([what they mean](../docs/evaluation.md)): {flags}.\n"] if flags else []
     lines += [answers(title, found, QUESTIONS, tested), "Checkpoint `best`:", "", table(found, "best"), ""]
     return "\n".join(lines)
 
@@ -161,7 +170,8 @@ def section(title: str, found: Groups, tested: Tested) -> str:
 def again(found: Groups, tested: Tested) -> str:
     """The section of the runs with other seeds, which no choice was based on."""
     lines = ["## 15 % of the cost: a repeat with six other seeds", ""]
-    lines += ["These runs test what the table above suggests; none of them is in that table.", describe_varied(found)]
+    lines += ["These runs test what the CIFAR-10 table above suggests. That table does not contain them."]
+    lines += [describe_varied(found)]
     lines += [cost_notes(found), "", figures.table(found), "", answers(OTHERS, found, AGAIN, tested)]
     lines += ["Checkpoint `best`:", "", figures.table(found, "best"), ""]
     lines += [f"- {question}: {verdict(tested[AT_BEST, question])}." for question in AGAIN]

@@ -28,8 +28,9 @@ def page(record: dict) -> str:
         [
             "# Two models, evaluated in four ways",
             "",
-            f"Made by `python benchmarks/measure/masking.py`. MNIST, linf {told['eps']}, small CNN, {n} test images, "
-            f"device {record['environment']['device']}. Accuracies have 95 % intervals.",
+            f"`python benchmarks/measure/masking.py` trains a small CNN on MNIST twice, for linf {told['eps']}, and "
+            f"evaluates each model on {n} test images. The device was {record['environment']['device']}. Brackets are "
+            f"95 % intervals. PGD-{told['steps']} x {told['restarts']} has {told['restarts']} random starts per image.",
             "",
             to_markdown(header, rows),
             "",

@@ -23,12 +23,13 @@ def page(record: dict) -> str:
     lines = [
         "# The cost of remembering perturbations",
         "",
-        "How much longer an epoch takes with `attack.start: remembered` than without, in %. The two take turns, "
-        f"{settings['turns']} times; each time, the fastest of three epochs counts.",
-        f"{settings['images']} CIFAR-10 images (JPEG copies), crop and flip, small CNN, "
-        f"device {environment['device']}, {format_count(environment['threads'], 'thread')}.",
+        "The table shows how much longer an epoch takes with `attack.start: remembered` than without, in %. The two "
+        f"variants take turns, {settings['turns']} times. Each time, the fastest of three epochs counts.",
+        f"A small CNN was trained on {settings['images']} CIFAR-10 images (JPEG copies) with crops and flips. The "
+        f"device was {environment['device']} with {format_count(environment['threads'], 'thread')}. *Precision* is the "
+        "number type in which perturbations are stored.",
         "",
-        to_markdown(("attack, precision", "median, %", "minimum, %", "maximum, %"), rows),
+        to_markdown(("attack, precision", "median increase, %", "minimum, %", "maximum, %"), rows),
     ]
     return "\n".join([*lines, ""])
 

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping
 
-from figures import Groups, Tested, ask, cost_notes, describe_gap, list_flags, several, table, verdict
+from figures import Groups, Tested, ask, cost_notes, describe_gap, describe_means, list_flags, several, table, verdict
 
 from advcore.reporting.statistics import compare_all
 from advcore.reporting.verdicts import describe_varied, explain_test
@@ -20,31 +20,38 @@ BASELINES = {
 
 HEAD = """# Saving inside the minibatch
 
-From the committed records of the suites `minibatch-mnist`, `minibatch-cifar10`, `minibatch-factors` and
-`minibatch-strong` (`advcore bench benchmarks/suites/NAME.yaml`). A small CNN is trained on 4,000 images (10 % for
-validation) for 10 epochs of PGD-7: a small study, whose models are far from converged. Costs are relative to `full`.
-The baseline of a rule ([the rules](../docs/minibatch.md#rules)) has the same cost: random attacks a larger part of each
-batch, a random coreset is larger and trains for one epoch more, and a random mix of clean and attacked images trains
-for 20 epochs.
+This page is made from the committed [records](../docs/glossary.md#record) of the suites `minibatch-mnist`,
+`minibatch-cifar10`, `minibatch-factors` and `minibatch-strong`; `advcore bench benchmarks/suites/NAME.yaml` runs such a
+suite. A small CNN is trained on 4,000 images (10 % for validation) for 10 epochs of PGD-7. This is a small study, and
+its models are far from converged. Costs are relative to `full`, which is [full
+training](../docs/glossary.md#full-training).
+
+Each method has a random baseline of the same cost ([the rules](../docs/minibatch.md#rules)). For margin and gradient
+matching, it is *random*, which attacks a larger part of each batch. For a coreset, it is a larger random coreset that
+trains for one epoch more. For loss-ranked, it is a random mix of clean and attacked images that trains for 20 epochs.
+*Shortened* trains on all data for 4 epochs, *shortened to 6* for 6 ([shortened](../docs/glossary.md#shortened)).
+*Coreset x margin* uses the margin rule on a coreset.
 
 In short, judged by the means over seeds:
 
-- No rule is ahead of random at the same cost here, and attacking all data with fewer steps is ahead of them all. One of
-  the comparisons below is beyond chance after the correction for their number: margin is worse than random on MNIST.
-- A selection attacks all examples with the full attack, which costs almost one epoch of ten. Random spends this cost
-  on updates. What margin and gradient matching spend on scoring, random spends on attacking more examples.
-- An example's score under gradient matching in one epoch says little about its score in the next
-  ([diagnostics](diagnostics.md)), and unbiased weights do not fix this.
+- No rule is ahead of random at the same cost here. An attack with fewer steps on all data is ahead of all rules. After
+  the correction for their number, one of the comparisons below is beyond chance: margin is worse than random on MNIST.
+- A selection attacks all examples with the full attack, which costs almost one epoch of ten. A random coreset spends
+  this cost on updates instead. What margin and gradient matching spend on scoring, the random rule spends on attacking
+  more examples.
+- Under gradient matching, an example's score in one epoch says little about its score in the next
+  ([diagnostics](diagnostics.md)). Weighting the drawn examples by their inverse probability (`corrected`, below) does
+  not help.
 - Loss-ranked training costs more than full training, because the examples that it leaves out have already been
   attacked.
-- PGD-20 overrates rules that attack only a part of each batch. Under AutoAttack, at the end of this page, margin falls
-  far behind random on MNIST, with the one seed that was evaluated in this way.
+- PGD-20 overestimates the robustness of rules that attack only a part of each batch. One seed was also evaluated under
+  AutoAttack (end of this page). There, margin falls far behind random on MNIST.
 """
 
 
-FACTORS = """The base is rho 0.25 (random: 0.3, which costs the same), a warm-up of 2 epochs, and lambda 0.2, the weight
-of the loss on clean images. `corrected` weights the drawn examples by their inverse probability, so that the expected
-loss is that of the whole batch."""
+FACTORS = """The base has [rho](../docs/glossary.md#rho) 0.25, a warm-up of 2 epochs without scores, and lambda 0.2, the
+weight of the loss on clean images. *Random* has rho 0.3, which costs the same, and no warm-up. `corrected` weights the
+drawn examples by their inverse probability, so that the expected loss is the loss of the whole batch."""
 
 
 def list_questions(found: Groups) -> dict[str, list[tuple[str, str]]]:
@@ -72,13 +79,13 @@ def section(title: str, found: Groups, tested: Tested) -> str:
     lines = [
         f"## {title}",
         "",
-        f"Mean ± sample deviation over seeds, {n} test images, checkpoint `last`, device {device}.",
+        f"{describe_means(found, str(n), device)} The checkpoint is `last`.",
     ]
     lines += ["", cost_notes(found), "", table(found)]
     lines += [f"\nFlags: {told}." for told in ["; ".join(list_flags(found, "last"))] if told]
     lines += ["", f"Are differences beyond chance? {describe_varied(found)}", ""]
     lines += [f"- {question}: {verdict(result)}." for (of, question), result in tested.items() if of == title]
-    lines += ["", "Does the choice of what to attack become uniform? The entropy of the draws (1 is uniform):", ""]
+    lines += ["", "Do the rules come to choose uniformly? The entropy of their draws (a uniform choice has 1):", ""]
     for rule in ("margin", "gradient matching"):
         records = found.get(rule, ())
         if records:
@@ -110,7 +117,7 @@ def page(sections: Mapping[str, Groups], single: str, strong: Groups) -> str:
     tail = ["## AutoAttack, 200 images, seed 0", ""] if strong else []
     for data in dict.fromkeys(name.rsplit(", ", 1)[0] for name in strong):
         own = {name.rsplit(", ", 1)[1]: records for name, records in strong.items() if name.startswith(f"{data}, ")}
-        tail += [f"{data}. {cost_notes(own)}", "", table(own), ""]
+        tail += [f"{data}:", "", cost_notes(own), "", table(own), ""]
     tested = test(sections)
     told = [f"{section(title, found, tested)}\n" for title, found in sections.items()]
     return "\n".join([HEAD, f"{explain_test(tested.values())}\n", *told, single, *tail])

@@ -1,10 +1,11 @@
 """The pages of the papers' tables and figures: our records and the published numbers (benchmarks/published.yaml)."""
 
+import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 import tables
-from figures import BENCHMARKS, Groups, cost, cost_notes, list_flags, robust, table
+from figures import BENCHMARKS, Groups, cost, cost_notes, describe_means, list_flags, robust, table
 
 from advcore.config.load import from_dict, resolve
 from advcore.config.yaml_reader import read
@@ -14,7 +15,7 @@ from advcore.reporting.collapse import count_runs, drop_collapsed
 from advcore.reporting.columns import describe_columns, find_accuracy
 from advcore.reporting.record import RunRecord
 from advcore.reporting.shared_scores import describe_scores
-from advcore.reporting.tables import NOTHING, Row, format_mean, to_markdown
+from advcore.reporting.tables import NOTHING, Row, format_mean, name_attack, to_markdown
 from advcore.reporting.verdicts import describe_varied
 
 PUBLISHED = read(BENCHMARKS / "published.yaml")
@@ -25,10 +26,11 @@ MISSING = "not published in numbers"
 NOT_RUN = "not run yet"
 NO_ROW = "not in the suite"
 KINDS = {
-    "printed": "The published numbers are printed ones.",
-    "digitised": "The published numbers are digitised from a drawing.",
+    "printed": "The published numbers were printed as numbers; none was read from a drawing.",
+    "digitized": "The published numbers are digitized: they were read from a drawing.",
 }
-OURS = "Our numbers are means ± sample deviations over seeds, for checkpoint `last`."
+OURS = "Our numbers are means ± sample standard deviations over seeds, for checkpoint `last`."
+GLOSSARY = "../../docs/glossary.md"
 DURATIONS = ("minutes", "seconds")
 """Columns that only the papers have; their speed-ups are computed from them."""
 
@@ -50,11 +52,11 @@ class Table:
 
 
 def format_published(page: Mapping, method: str, column: str) -> str:
-    """A published number as it was entered, marked if it was digitised."""
+    """A published number as it was entered, marked if it was digitized."""
     value = page["rows"].get(method, {}).get(column)
     if value is None:
         return MISSING
-    return f"{value} ({page['kind']})" if page["kind"] == "digitised" else str(value)
+    return f"{value} ({page['kind']})" if page["kind"] == "digitized" else str(value)
 
 
 def compute_speed_up(page: Mapping, method: str, reference: str, column: str) -> str:
@@ -100,15 +102,47 @@ def read_accuracy(record: RunRecord, column: str, labels: Sequence[str]) -> Iter
         yield statistics.fmean(accuracies)
 
 
-def make_header(page: Mapping) -> Row:
+def make_header(of: Table) -> Row:
     """The titles: each column ours and published; times only as published, followed by the speed-ups."""
     titles = ["method", "seeds"]
-    for column, title in page["columns"].items():
+    for column, title in of.page["columns"].items():
         if column in DURATIONS:
             titles += [f"{title}: published", "speed-up: ours, in compute", "speed-up: published"]
+        elif column == "robust":
+            titles += [f"robust, % ({name_evaluation(of)}): ours", f"{title}: published"]
         else:
             titles += [f"{title}: ours", f"{title}: published"]
     return titles
+
+
+def name_evaluation(of: Table) -> str:
+    """The first attack of our evaluation: "linf 0.1, PGD-50 x 3"."""
+    method = of.suite.reference or next(iter(of.suite.methods))
+    attack = resolve(from_dict(of.suite.methods[method]))["evaluation"]["attacks"][0]
+    return name_attack({"restarts": 1, "norm": attack["name"].partition("_")[0], **attack})
+
+
+def describe_labels(of: Table) -> str:
+    """What the names of the rows mean: those that many pages have, then those of this page."""
+    names = of.list_rows()
+    lines = [f"*full* is [full training]({GLOSSARY}#full-training)."] if "full" in names else []
+    for name in names:
+        if re.fullmatch(r"random 0\.\d+", name):
+            lines.append(f"*{name}* trains on a random subset of {100 * float(name.split()[1]):g} % of the data.")
+            break
+    lines += [
+        f"*{name}* trains on all data for fewer epochs ([shortened]({GLOSSARY}#shortened))."
+        for name in names
+        if name.startswith("shortened")
+    ]
+    if any(name.startswith("random 0") and ", " in name for name in names):
+        lines.append("The words after a comma in a *random* row are [settings](../../docs/settings.md).")
+    lines += [of.page["labels"]] if "labels" in of.page else []
+    if any(column in DURATIONS for column in of.page["columns"]):
+        lines.append(f"Our speed-up is in [compute]({GLOSSARY}#compute), the published one in time.")
+    if " x 3" in name_evaluation(of) and "robust" in of.page["columns"]:
+        lines.append("*x 3* means 3 random starts per image.")
+    return " ".join(lines)
 
 
 def make_row(of: Table, method: str) -> Row:
@@ -128,7 +162,7 @@ def describe_run(settings: Mapping) -> str:
     """Data, network, epochs, batches and attack of a run file."""
     config = resolve(from_dict(settings))
     data, model, training, attack = (config[part] for part in ("data", "model", "training", "attack"))
-    shape = f"{data['name']}, {model['name']}, {format_count(training['epochs'], 'epoch')}"
+    shape = f"data `{data['name']}`, network `{model['name']}`, {format_count(training['epochs'], 'epoch')}"
     return f"{shape}, batches of {training['batch_size']}, {describe_attack(attack)}"
 
 
@@ -137,7 +171,7 @@ def describe_attack(attack: Mapping | None) -> str:
     if attack is None:
         return "no attack"
     steps = attack.get("steps")
-    return f"{attack['name']} of {format_count(steps, 'step')}" if steps else attack["name"]
+    return f"`{attack['name']}` of {format_count(steps, 'step')}" if steps else f"`{attack['name']}`"
 
 
 def describe_differences(of: Table) -> list[str]:
@@ -146,23 +180,24 @@ def describe_differences(of: Table) -> list[str]:
     here, there = (
         describe_run(tables.suite_of(f"papers/{of.name}", size).methods[reference]) for size in (SIZE, "full")
     )
-    full = f"The size `full` has the paper's settings where these are known: {there}; it has not been run."
-    return [f"Differences from the paper. Here: {here}. {full} {of.page['differs']}"]
+    full = f"The size `full` has the paper's settings where they are known: {there}. It has not been run."
+    return [f"Our runs have these settings: {here}. {full} {of.page['differs']}"]
 
 
 def list_claims(page: Mapping) -> list[str]:
     """Published numbers that are in no row."""
-    return [f"- {claim['place']}: {claim['value']} {claim['text']}." for claim in page.get("claims", [])]
+    return [f"- {claim['place']}: {claim['text'].format(claim['value'])}." for claim in page.get("claims", [])]
 
 
 def text(name: str) -> str:
     """benchmarks/papers/NAME.md."""
     of = Table(name)
     paper, place, kind = PUBLISHED["papers"][of.page["paper"]], of.page["place"], of.page["kind"]
-    lines = [f"# {of.suite.title}", "", f"{paper}, {place}. Suite `papers/{name}`, `--size {SIZE}`. "]
+    lines = [f"# {of.suite.title}", "", f"This page compares our runs with {paper}, {place}. "]
+    lines[-1] += f"The suite `papers/{name}` makes our runs with `--size {SIZE}`. "
     lines[-1] += KINDS[kind] if of.page["rows"] else "The paper has no numbers for these rows."
-    lines += ["", *describe_differences(of), "", OURS, ""]
-    lines += [to_markdown(make_header(of.page), [make_row(of, method) for method in of.list_rows()]), ""]
+    lines += ["", *describe_differences(of), "", OURS, "", describe_labels(of), ""]
+    lines += [to_markdown(make_header(of), [make_row(of, method) for method in of.list_rows()]), ""]
     claims = list_claims(of.page)
     lines += ["The paper also states:", "", *claims, ""] if claims else []
     return "\n".join([*lines, *list_ours(of)])
@@ -171,12 +206,12 @@ def text(name: str) -> str:
 def list_ours(of: Table) -> list[str]:
     """Our runs in full: both checkpoints with costs, and tested differences."""
     if not of.groups:
-        return ["No run has finished yet: [schedule](../schedule.md).", ""]
+        return ["No run has finished yet. The [schedule](../schedule.md) lists the runs.", ""]
     reference = of.suite.reference or ""
     first = next(iter(of.groups.values()))[0]
     n, device = first.final["last"]["clean"]["n"], first.environment["device"]
-    lines = ["## Our runs", "", f"{n:,} test images, device {device}. {describe_varied(of.groups)} "]
-    lines[-1] += cost_notes(of.groups, reference)
+    lines = ["## Our runs", "", f"{describe_means(of.groups, f'{n:,}', device, GLOSSARY)} "]
+    lines[-1] += f"{describe_varied(of.groups)} {cost_notes(of.groups, reference)}"
     lines += [f"\n{line}" for line in (*describe_columns(of.suite.columns), *describe_scores(of.groups))]
     for which in ("last", "best"):
         lines += ["", f"Checkpoint `{which}`:", "", table(of.groups, which, reference)]
@@ -189,9 +224,10 @@ def list_ours(of: Table) -> list[str]:
 
 INDEX_HEAD = """# The papers' tables and figures
 
-Each row has a table or figure, its suite (`advcore bench benchmarks/suites/papers/NAME.yaml --size small`), its page,
-and the number of finished runs. The [schedule](schedule.md) has the hours. Published numbers come from
-[published.yaml](published.yaml).
+Each row shows a table or figure of a paper, the suite that repeats it, and the number of finished runs. The name of
+the suite links to its page. `advcore bench benchmarks/suites/papers/NAME.yaml --size small` runs a suite, and the
+[schedule](schedule.md) lists the hours. Published numbers are entered in [published.yaml](published.yaml): *printed*
+numbers are in the text or tables of a paper, *digitized* ones are read from a drawing.
 """
 
 
@@ -206,7 +242,7 @@ def index_text() -> str:
         place = f"{PUBLISHED['papers'][page['paper']]}, {page['place']}"
         rows.append((place, f"[{name}](papers/{name}.md)", numbers, f"{done} of {planned}"))
     header = ("table or figure", "suite and page", "published numbers", "runs done, size small")
-    lines = [INDEX_HEAD, to_markdown(header, rows), "", "Not reproduced:", ""]
+    lines = [INDEX_HEAD, to_markdown(header, rows), "", "These tables and figures are not reproduced:", ""]
     for entry in PUBLISHED["not_rebuilt"]:
         lines.append(f"- {PUBLISHED['papers'][entry['paper']]}, {entry['place']}: {entry['why']}.")
     return "\n".join([*lines, ""])

@@ -1,5 +1,7 @@
 """A selection from a pool of a million: benchmarks/pool_scale.md, from the record of measure/pool_scale.py."""
 
+from collections.abc import Mapping
+
 from figures import BENCHMARKS, RECORDS
 
 from advcore.errors import format_count
@@ -25,19 +27,37 @@ def page(record: dict) -> str:
     lines = [
         "# A selection from a pool of a million",
         "",
-        f"{n:,} generated [gradient rows](../docs/glossary.md#row) of the shape of CIFAR-10 and ResNet-18 (10 classes,",
-        "512 features, 50 clusters per class), float32. The time includes reading them from a file. 10 % of each class",
-        f"are picked once, in random blocks (`solver.block_size`), by {threads} on a machine that also had other work.",
-        "The peak is the memory of the whole process, torch included.",
+        f"Solvers select from {n:,} generated [gradient rows](../docs/glossary.md#row). The rows are float32 and have",
+        "the shape of CIFAR-10 and ResNet-18: 10 classes, 512 features, 50 clusters per class. 10 % of each class are",
+        f"picked once, in random blocks (`solver.block_size`). One process with {threads} does this, on a machine that",
+        "also had other work. The time includes reading the rows from a file. The peak is the memory of the whole",
+        "process, torch included.",
         "",
         to_markdown(("solver", "block_size", "minutes", "peak memory, GB", *shared), at_scale),
         "",
         *_explain_bias(cases),
-        f"The first {few:,} of these rows, about {few // 10:,} per class, compared with the solvers without blocks:",
+        f"The next table compares the solvers with and without blocks, on the first {few:,} rows (about",
+        f"{few // 10:,} per class):",
         "",
         to_markdown(("solver", "block_size", "seconds", "gradient error relative to no blocks", *shared), on_few),
+        "",
+        *_explain_blocks(cases, exact, few),
     ]
     return "\n".join([*lines, ""])
+
+
+def _explain_blocks(cases: list[dict], exact: Mapping[str, float], few: int) -> list[str]:
+    """Say how far the errors of blocks are from those without blocks, where they cut a class and where they do not."""
+    whole, cut = [], []
+    for case in cases:
+        if case["n"] == few and case["block_size"] is not None:
+            kind = whole if case["block_size"] >= few / 10 else cut
+            kind.append(case["gradient_error"] / exact[case["solver"]])
+    return [
+        f"Blocks of about one class have an error of at most {max(whole):.3f} times that without blocks. Smaller blocks cut",
+        f"a class into parts, and have up to {max(cut):.3f} times that error. With a million rows, every class is cut; the",
+        "error without blocks is not known there.",
+    ]
 
 
 def _explain_bias(cases: list[dict]) -> list[str]:
@@ -45,9 +65,9 @@ def _explain_bias(cases: list[dict]) -> list[str]:
     if all(case["gradient_error"] < case["gradient_error_random"] for case in cases):
         return []
     return [
-        "CRAIG minimises the distance of rows from their medoids. The sum of medoids is biased. The sum of a random",
-        "subset is not, and its error falls with the square root of the subset's size: from some size on, it is the",
-        "smaller one.",
+        "CRAIG minimizes the distance of rows from their medoids. The sum of medoids is biased; the sum of a random",
+        "subset is not biased. The error of a random subset falls with the square root of its size. From some size on,",
+        "a random subset therefore has the smaller error.",
         "",
     ]
 

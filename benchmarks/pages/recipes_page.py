@@ -3,7 +3,7 @@
 import statistics
 from collections import Counter
 
-from figures import Groups, Pairs, Tested, answers, ask, cost_notes, table
+from figures import Groups, Pairs, Tested, answers, ask, cost_notes, describe_means, table
 
 from advcore.reporting.statistics import compare_all
 from advcore.reporting.tables import iterate_flags, to_markdown
@@ -37,32 +37,33 @@ RECIPES: dict[str, Pairs] = {
 
 FINETUNE_HEAD = """# Is it worth hardening a network that is already trained?
 
-From the committed records of the suites `finetune` and `finetune-search` (`advcore bench benchmarks/suites/NAME.yaml`).
-The data are all 50,000 CIFAR-10 images (JPEG copies; 10 % for validation). The network is a small CNN that reaches
-{clean} % on clean images after 15 epochs of ordinary training: far below larger networks, adversarially trained or not.
-Adversarial training takes one step of 10/255 from [remembered
-perturbations](../docs/glossary.md#remembered-perturbation). Costs are relative to 10 epochs of PGD-10; the cost of the
-pretraining has its own column. Training from random and from trained weights each has the learning rate that was best
-on held-out images with one seed (below).
+This page is made from the committed [records](../docs/glossary.md#record) of the suites `finetune` and
+`finetune-search`; `advcore bench benchmarks/suites/NAME.yaml` runs such a suite. The data are all 50,000 CIFAR-10
+images (JPEG copies; 10 % for validation). The network is a small CNN. After 15 epochs of ordinary training it reaches
+{clean} % on clean images. Larger networks reach far more, whether they are trained adversarially or not. Adversarial
+training takes one step of 10/255 from [remembered perturbations](../docs/glossary.md#remembered-perturbation). Costs
+are relative to 10 epochs of PGD-10. The cost of the pretraining has a separate column. Random weights and trained
+weights have different learning rates. Each rate was the best on held-out images with one seed (last section).
 
-In short: it is worth it if the trained weights exist already. With the same epochs of adversarial training, trained
-weights end two points more robust than random ones, and seven to eleven points more accurate on clean images. They
-save nothing if the pretraining still has to be paid for. Random weights, trained adversarially for the cost of both
-parts, end six tenths of a point more robust, which may be chance, and two points less accurate on clean images.
-Training only the head in the first epoch costs nearly three points with two epochs, and makes no clear difference with
-five.
+In short: hardening is worth it if the trained weights exist already. After the same epochs of adversarial training,
+trained weights are two points more robust than random ones, and seven to eleven points more accurate on clean images.
+If the pretraining still has to be paid for, trained weights save nothing. Random weights that are trained
+adversarially for the cost of both parts end six tenths of a point more robust, which may be chance. They are two
+points less accurate on clean images. *Head first* trains only the last layer in the first epoch. With two epochs, this
+loses nearly three points; with five, it makes no clear difference.
 """
 RECIPES_HEAD = """# The parts of today's recipes, one at a time
 
-From the committed records of the suite `recipes` (`advcore bench benchmarks/suites/recipes.yaml`). CIFAR-10 (JPEG
-copies), 10,000 images (10 % for validation), a small CNN, 20 epochs of one step. The published gains of these parts
-are for large networks that train for 100 epochs or more and show robust overfitting. This network is far from that,
-and nothing was tuned for any part. Costs are relative to one remembered step. Terms are in the
-[glossary](../docs/glossary.md).
+This page is made from the committed [records](../docs/glossary.md#record) of the suite `recipes`, which `advcore bench
+benchmarks/suites/recipes.yaml` runs. A small CNN is trained on 10,000 CIFAR-10 images (JPEG copies; 10 % for
+validation) for 20 epochs with one attack step. The published gains of these parts are for large networks that train
+for 100 epochs or more and show robust overfitting. The small CNN is far from robust overfitting, and nothing was tuned
+for any part. Costs are relative to training with one remembered step. Terms are in the
+[glossary](../docs/glossary.md); [the parts](../docs/hardening.md) have their own page.
 
 In short: at this size nothing helps beyond chance, and protection against overfitting hurts a network that underfits.
-CutMix ends two and a half points less robust than FAT without it. AWP ends more than a point below the same compute
-spent on more epochs.
+FAT with CutMix ends two and a half points less robust than FAT without CutMix. AWP ends more than a point below a run
+that spends the same compute on more epochs.
 """
 
 
@@ -75,7 +76,8 @@ def body(found: Groups, questions: dict[str, Pairs], reference: str) -> str:
     """The tables of both checkpoints, and the answers; `reference`: what speed-ups are relative to."""
     tested = test(found, questions)
     n = next(iter(found.values()))[0].final["last"]["clean"]["n"]
-    lines = [f"Mean ± sample deviation over seeds, {n:,} test images. {cost_notes(found, reference)}", ""]
+    device = next(iter(found.values()))[0].environment["device"]
+    lines = [f"{describe_means(found, f'{n:,}', device)} {cost_notes(found, reference)}", ""]
     for which in ("last", "best"):
         lines += [f"Checkpoint `{which}`:", "", table(found, which, reference), ""]
         lines += flag_lines(found, which)
@@ -89,8 +91,8 @@ def flag_lines(found: Groups, which: str) -> list[str]:
     for name, line in iterate_flags(found, which):
         runs.setdefault(Flag.read(line).kind, Counter())[name] += 1
     return [
-        f"Runs flagged `{kind}` ([what that means](../docs/evaluation.md)): "
-        f"{', '.join(f'{name} ({number})' for name, number in counts.items())}.\n"
+        f"Runs flagged `{kind}` ([what that means](../docs/evaluation.md)), with their number: "
+        f"{'; '.join(f'{name} ({number})' for name, number in counts.items())}.\n"
         for kind, counts in runs.items()
     ]
 
@@ -110,7 +112,7 @@ def finetune_text(found: Groups, search: Groups) -> str:
     """benchmarks/finetune.md."""
     ordinary = found["ordinary training, 15 epochs"]
     clean = statistics.fmean(100 * record.final["last"]["clean"]["accuracy"] for record in ordinary)
-    rates = ["## Learning rates", "", "5 epochs, seed 0:", "", search_table(search), ""]
+    rates = ["## Learning rates", "", "Runs of 5 epochs with seed 0:", "", search_table(search), ""]
     tables = body(found, FINETUNE, "random weights, 13 epochs")
     return "\n".join([FINETUNE_HEAD.format(clean=f"{clean:.1f}"), tables, *rates])
 

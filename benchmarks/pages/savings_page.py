@@ -4,7 +4,7 @@ import statistics
 from pathlib import Path
 
 import figures
-from figures import Groups, Tested, answers, ask, cost, cost_notes, front, list_flags, robust, unit_of
+from figures import Groups, Tested, answers, ask, cost, cost_notes, describe_means, front, list_flags, robust, unit_of
 
 from advcore.reporting.statistics import compare_all
 from advcore.reporting.verdicts import describe_varied, explain_test
@@ -58,30 +58,36 @@ FAMILIES = {
 
 HEAD = """# Cheaper training, all savings in one picture
 
-From the committed records of the suites `savings`, `savings-parts`, `savings-long` and `savings-strong` (`advcore
-bench benchmarks/suites/NAME.yaml`). CIFAR-10 (JPEG copies): 4,000 training images (10 % for validation), small CNN,
-linf 8/255, 10 epochs of PGD-7 as the reference: a small study of models that are far from converged. Coreset runs
-train on all data for 60 % of the epochs that their budget allows, and then select every 4 epochs. At a quarter of full
-training's cost, they run 20 epochs with one attack step or 14 with two, on the largest coreset that this cost allows
-(`selection.cost`). Terms are in the [glossary](../docs/glossary.md).
+This page is made from the committed [records](../docs/glossary.md#record) of the suites `savings`, `savings-parts`,
+`savings-long` and `savings-strong`; `advcore bench benchmarks/suites/NAME.yaml` runs such a suite. A small CNN is
+trained on 4,000 CIFAR-10 images (JPEG copies; 10 % for validation) with linf 8/255. The reference, full training, is 10
+epochs of PGD-7. This is a small study, and its models are far from converged. Terms are in the
+[glossary](../docs/glossary.md).
+
+Runs with a coreset first train on all data, for 60 % of the epochs that their budget allows. Then they select every 4
+epochs. At a quarter of full training's cost, they run 20 epochs with one attack step or 14 with two, on the largest
+coreset that this cost allows (`selection.cost`). A number after a method, such as *random 0.3*, is its
+[budget](../docs/glossary.md#budget). *Half* in a name means half of this cost. *Shortened* trains on all data for
+fewer epochs ([shortened](../docs/glossary.md#shortened)).
 
 In short:
 
-- At this size, nearly all that can be saved is the cost of the attack. One attack step costs a quarter of full
-  training, and its mean accuracy is within half a point of full training's.
-- Other savings have to be spent on something. Neither more epochs on a subset nor better chosen subsets gain more than
-  the same passes on all data.
-- Remembering perturbations costs no passes and is ahead by two tenths of a point, and by seven tenths in runs of three
+- At this size, nearly all that can be saved is the cost of the attack. Training with one attack step costs a quarter of
+  full training, and its mean accuracy is within half a point of full training's.
+- What a subset saves has to be spent on something. More epochs on a subset, or a better chosen subset, gain no more
+  than the same [passes](../docs/glossary.md#pass) on all data.
+- Remembered perturbations cost no passes. They are ahead by two tenths of a point, and by seven tenths in runs of three
   times the epochs.
-- GradMatch's coresets match the gradient under the full attack many times more closely than random subsets do, even if
-  they are selected with one attack step. Models trained on them are not better.
+- GradMatch's coresets match the gradient under the full attack many times more closely than random subsets do. This
+  holds even if they are selected with one attack step. Models trained on them are not better.
 - The margin rule, whose scores cost as much as half an attack step, falls behind with each seed.
-- With two or three seeds, none of these differences in accuracy is beyond chance once corrected for their number.
+- There are only two or three seeds. After the correction for the number of comparisons, none of these differences in
+  accuracy is beyond chance.
 """
 LASTING = {
     "One remembered step, compared with full training": [("one step, remembered", "full (PGD-7)")],
     "Remembering perturbations": [("one step, remembered", "FAT")],
-    "A coreset, compared with all data, both with remembered steps": [
+    "A coreset with remembered steps, compared with all data with remembered steps": [
         ("GradMatch, one step, remembered", "one step, remembered")
     ],
     "One step, compared with full training": [("FAT", "full (PGD-7)")],
@@ -113,8 +119,8 @@ def quarter(found: Groups, full: str) -> str:
     reached = statistics.fmean(robust(found[full]))
     told = "; ".join(f"{name} {cheap[name]:.1f} at {cost(found, name):.2f}" for name in order[:4])
     return (
-        "The best methods at a quarter of full training's cost or less, with robust accuracy in % and relative cost "
-        f"(full training reaches {reached:.1f} %): {told}."
+        f"Full training reaches {reached:.1f} %. The best methods at a quarter of its cost or less, each with its "
+        f"robust accuracy in % and its relative cost: {told}."
     )
 
 
@@ -130,8 +136,7 @@ def text(found: Groups, lasting: Groups, strong: Groups) -> str:
     tested = test(found, lasting)
     lines = [HEAD, "![Robust accuracy over relative cost](savings.png)", ""]
     lines += [
-        f"Mean ± sample deviation over seeds, {n} test images, checkpoint `last`, device {device}. Methods in bold "
-        "are on the Pareto front."
+        f"{describe_means(found, str(n), device)} The checkpoint is `last`. Methods in bold are on the Pareto front."
     ]
     lines += ["", cost_notes(found, FULL), "", table(found), ""]
     lines += [f"Flags: {told}.\n" for told in ["; ".join(list_flags(found, "last"))] if told]
@@ -143,7 +148,7 @@ def text(found: Groups, lasting: Groups, strong: Groups) -> str:
         for event in record.events
         if "catastrophic" in event["event"]
     ]
-    none = "No run overfitted catastrophically, as judged by PGD-10 on validation images."
+    none = "No run collapsed, as judged by PGD-10 on validation images."
     lines += [f"- {told}." for told in collapsed] or [none]
     lines += ["", quarter(found, next(iter(found))), "", "## Which parts matter", ""]
     lines += [explain_test(tested.values()), describe_varied(found), "", answers(PARTS, found, QUESTIONS, tested)]
@@ -154,7 +159,7 @@ def text(found: Groups, lasting: Groups, strong: Groups) -> str:
         lines += [describe_varied(lasting), "", answers(LONG, lasting, LASTING, tested)]
     if strong:
         count = next(iter(strong.values()))[0].final["last"]["clean"]["n"]
-        lines += [f"## AutoAttack on the front, {count} images, seed 0", ""]
+        lines += [f"## The Pareto front under AutoAttack, {count} images, seed 0", ""]
         lines += [cost_notes(strong, FULL), "", figures.table(strong, "last", FULL), ""]
     return "\n".join(lines)
 

@@ -65,19 +65,25 @@ STUDIES = {
 
 HEAD = """# Schedule of the long studies
 
-Each run is one process with one thread. Two of them run at the same time on 2 cores, one suite per core: `advcore
-bench benchmarks/suites/NAME.yaml` with OMP_NUM_THREADS=1 (and `--size small` for the papers' tables). The same command
-continues a suite that was stopped. Seconds per run are the median over the suite's records, including evaluation, under
-the load at that time. Without a record they are an estimate from trials. The baselines that a suite adds automatically
-are counted from its first run on. Suites that are not written yet take their methods from the results of those above
-them: eight rows near the front with five more seeds; the same rows on 20,000 images; and on all images full training,
-random subsets, the best row with a cheaper attack, and the best coreset.
+Each run is one process with one thread. Two runs are computed at the same time on 2 cores, one suite per core. The
+command is `advcore bench benchmarks/suites/NAME.yaml` with OMP_NUM_THREADS=1, and with `--size small` for the papers'
+tables. The same command continues a suite that was stopped.
+
+*Seconds per run* is the median over the suite's [records](../docs/glossary.md#record), with evaluation, under the load
+at that time. Without a record, it is an estimate from trials. A suite adds some baselines automatically; they are
+counted from its first run on. *Process-hours* is the number of runs times the seconds per run.
+
+Some suites are not written yet. Their methods follow from the results of the suites above them in the table. The
+suites *front-* have eight methods near the Pareto front, with five more seeds. The suites *curves-* on 20,000 images
+have the same eight methods. The suites *whole-* use all images, for full training, random subsets, the best method with
+a cheaper attack, and the best coreset.
 """
 
 THROUGHPUT = """## Images per second
 
-Training images per second of processor time on one core, in bfloat16 and channels last, the median of three batches
-(`python benchmarks/measure/throughput.py`). Networks and epochs of the studies follow from these.
+The table shows training images per second of processor time on one core, in bfloat16 and channels last. Each number is
+the median of three batches (`python benchmarks/measure/throughput.py`). The studies' networks and epochs were chosen by
+these numbers.
 """
 ANCHOR_EPOCHS, ANCHOR_IMAGES = 40, 45_000
 RECORD = BENCHMARKS / "records/throughput.json"
@@ -120,7 +126,7 @@ def describe_throughput(record: Mapping) -> str:
     }
     columns = list(dict.fromkeys((data, steps) for data, _, steps in speeds))
     head = ["network", "batch", *(f"{data}, {format_count(steps, 'attack step')}" for data, steps in columns)]
-    head.append(f"hours of {ANCHOR_EPOCHS} epochs on CIFAR-10, {format_count(7, 'attack step')}")
+    head.append(f"hours for {ANCHOR_EPOCHS} epochs on CIFAR-10, {format_count(7, 'attack step')}")
     rows = []
     for network, batch in record["batches"].items():
         hours = ANCHOR_EPOCHS * ANCHOR_IMAGES / speeds["CIFAR-10", network, 7] / 3600
@@ -134,7 +140,7 @@ def text() -> str:
     lines = [HEAD, THROUGHPUT, describe_throughput(read_json(RECORD)), ""]
     for title, (parts, limit) in STUDIES.items():
         shown, hours = table(parts)
-        lines += [f"## {title}", "", f"{hours:.1f} process-hours in total; the limit is {limit}.", "", shown, ""]
+        lines += [f"## {title}", "", f"The total is {hours:.1f} process-hours; the limit is {limit}.", "", shown, ""]
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from figures import Groups, Pairs, Tested, answers, ask_all, cost_notes, table
+from figures import Groups, Pairs, Tested, answers, ask_all, cost_notes, describe_means, table
 from recipes_page import flag_lines
 
 from advcore.errors import format_count
@@ -90,7 +90,7 @@ def section(title: str, found: Groups, questions: Mapping[str, Pairs], tested: T
     """One suite: its table for `last`, the answers, and its table for `best`."""
     first = next(iter(found.values()))[0]
     n, device = first.final["last"]["clean"]["n"], first.environment["device"]
-    lines = [f"## {title}", "", f"Mean ± sample deviation over seeds, {n:,} test images, device {device}."]
+    lines = [f"## {title}", "", describe_means(found, f"{n:,}", device)]
     lines += [f"{describe_varied(found)} {cost_notes(found, reference)}", "", table(found, "last", reference), ""]
     lines += flag_lines(found, "last")
     lines += [answers(title, found, questions, tested), "Checkpoint `best`:", "", table(found, "best", reference), ""]
@@ -100,7 +100,7 @@ def section(title: str, found: Groups, questions: Mapping[str, Pairs], tested: T
 def judge_reattack(title: str, tested: Tested) -> str:
     """The verdict of the study: whether rho < 1 beats rho = 1, and whether a rule beats random."""
     if not any((title, question) in tested for question in (AGAINST_GROWING, LOW)):
-        return "too few runs so far"
+        return "there are not enough runs for a verdict yet"
     schedule = _any_beats(tested, title, (AGAINST_GROWING, BOTH_GROW))
     rule = _any_beats(tested, title, (LOW, OLDEST))
     alone = _any_beats(tested, title, (AGAINST_ALL,))
@@ -119,14 +119,14 @@ def _any_beats(tested: Tested, title: str, questions: Sequence[str]) -> bool:
 def list_verdicts(title: str, questions: Mapping[str, Pairs], tested: Tested) -> list[str]:
     """Return one line per question of a section that was answered beyond chance."""
     if not any((title, question) in tested for question in questions):
-        return ["- There are too few runs for a test so far."]
+        return ["- There are not enough runs for a test yet."]
     lines = []
     for question in questions:
         comparison = tested.get((title, question))
         if comparison is not None and comparison.verdict != "level":
             mean = comparison.estimate.mean
             lines.append(f"- {question}: {mean:+.1f} points (corrected p = {comparison.corrected:.3f}).")
-    return lines or ["- Nothing differs beyond chance."]
+    return lines or ["- No tested difference is beyond chance."]
 
 
 def staleness_table(found: Groups) -> str:
@@ -148,31 +148,37 @@ def _format_mean(entries: Sequence[Mapping], key: str) -> str:
 
 REATTACK_HEAD = """# What to attack again, and whether it is worth it
 
-From the committed records of the suites `reattack-mnist` and `reattack-cifar10` (`advcore bench
-benchmarks/suites/NAME.yaml`). In each batch, only a share rho of the examples takes a new attack step from its
-remembered perturbation ([how](../docs/minibatch.md#attacking-a-share-again)). They are chosen at random, by the lowest
-probability of the true class (p_y) at their last visit, or by the oldest perturbation. The others are trained on with
-the perturbation that is remembered. All rows of the tables have the same compute unless they say otherwise.
+This page is made from the committed [records](../docs/glossary.md#record) of the suites `reattack-mnist` and
+`reattack-cifar10`; `advcore bench benchmarks/suites/NAME.yaml` runs such a suite. In each batch, only a share rho of
+the examples takes a new attack step, which starts from the remembered perturbation
+([how](../docs/minibatch.md#attacking-a-share-again)). The rules *random*, *low p_y* and *oldest* choose this share at
+random, by the lowest probability of the true class (p_y) at the last visit, or by the oldest perturbation. The other
+examples are trained on with their remembered perturbations. In a row's name, the number is rho; *all* has rho 1. All
+rows have the same [compute](../docs/glossary.md#compute) unless their names say otherwise.
 
-Such a rule has two side effects that have to be separated from the choice itself: more updates for the same compute,
-and perturbations that are weak early in training. So there are rows with the same number of updates, and rows that
-attack all examples in a ball that grows.
+Such a rule has two side effects: more updates for the same compute, and perturbations that are weak early in training.
+Two kinds of rows separate these effects from the choice of examples. *As many updates* means the same number of updates
+as the named row. *Growing ball* means that the ball's radius grows during training. In *ball growing as random 0.5*,
+the radius grows like the mean perturbation under this rule. *full* is [full
+training](../docs/glossary.md#full-training), and FGSM-PGI is a [cheap attack](../docs/savings.md).
 """
 FREE_ROWS_HEAD = """# Free gradient rows, and whether they are worth it
 
-From the committed records of the suite `free-rows` (`advcore bench benchmarks/suites/free-rows.yaml`). These coresets
-are chosen from [gradient rows](../docs/glossary.md#row) that are stored during training, which costs no extra attack
-([how](../docs/savings.md#selecting-without-an-attack)). They are compared with random subsets of the same compute, at
-budgets of 0.1, 0.3 and 0.5. *Refreshed*: after each epoch, 5 % of the examples outside the coreset are attacked and
-measured again. *Attacked*: all examples are attacked at each selection. The cost of these two is deducted from their
-budgets.
+This page is made from the committed [records](../docs/glossary.md#record) of the suite `free-rows`, which `advcore
+bench benchmarks/suites/free-rows.yaml` runs. The coresets are chosen from [gradient rows](../docs/glossary.md#row) that
+are stored during training. This needs no extra attack ([how](../docs/savings.md#selecting-without-an-attack)). They are
+compared with random subsets of the same [compute](../docs/glossary.md#compute), at budgets of 0.1, 0.3 and 0.5.
+*Refreshed* means that after each epoch, 5 % of the examples outside the coreset are attacked and measured again.
+*Attacked* means that all examples are attacked at each selection. Both have a smaller budget, so that their total cost
+stays the same.
 """
 POOLS_HEAD = """# Selecting from a pool, and whether it is worth it
 
-From the committed records of the suites `pools` and `pools-redundant` (`advcore bench benchmarks/suites/NAME.yaml`):
-5,000 labelled CIFAR-10 images, and a pool whose labels come from a teacher that was trained on these images alone. The
-label errors are real: {errors} of the pool's labels are wrong. Each batch takes 70 % of its examples from the pool, or
-from the part of the pool that a selector chose.
+This page is made from the committed [records](../docs/glossary.md#record) of the suites `pools` and `pools-redundant`;
+`advcore bench benchmarks/suites/NAME.yaml` runs such a suite. The data are 5,000 labeled CIFAR-10 images and a pool. A
+teacher, which was trained on these images alone, labels the pool. The teacher's errors are real: {errors} of the
+pool's labels are wrong. Each batch takes 70 % of its examples from the pool, or from the part of the pool that a
+selector chose.
 """
 
 
@@ -188,10 +194,10 @@ def study_text(
     judge : the verdict of a section, from its title and the page's comparisons; None for a page without verdicts.
     """
     if not sections:
-        return f"{head}\nThere is no record yet: [schedule](schedule.md).\n"
+        return f"{head}\nThere is no record yet. The [schedule](schedule.md) lists the runs.\n"
     tested = test(sections, questions)
     verdicts = [f"{title}: {judge(title, tested)}.\n" for title in sections] if judge else []
-    lines = [head, *verdicts, "", "In short, checkpoint `last`:", ""]
+    lines = [head, *verdicts, "In short, for checkpoint `last`:", ""]
     for title, found in sections.items():
         lines += [f"{title} ({describe_seeds(found)}):", "", *list_verdicts(title, questions, tested), ""]
     lines += [explain_test(tested.values()), ""] if tested else []
@@ -222,9 +228,9 @@ def free_rows_text(sections: Mapping[str, Groups]) -> str:
     return "\n".join([page, "## How stale the rows are", "", STALENESS, "", *tables])
 
 
-STALENESS = """Means over selections and seeds. *Row error*: the distance of the rows from those of a fresh attack on
-the current model, relative to the length of the latter, on a sample. *Against fresh rows*: the coreset's gradient error
-on that sample."""
+STALENESS = """All numbers are means over selections and seeds. Fresh rows are those of a new attack on the current
+model, on a sample of examples. *Row error* is the distance between stored and fresh rows, divided by the length of the
+fresh rows. *Against fresh rows* is the coreset's gradient error on this sample, computed with fresh rows."""
 
 
 def pools_text(sections: Mapping[str, Groups], wrong: float) -> str:

@@ -17,10 +17,18 @@ TITLES = {"synthetic": "synthetic", "mnist": "MNIST", "cifar10": "CIFAR-10 (JPEG
 Facts = dict[str, Any]
 
 
-HEAD = """Made by `python benchmarks/measure/solvers.py`; every figure comes from a record. n or N is the number of
-[gradient rows](../docs/glossary.md#row), k of picks, C of classes, and D of features. The *Gram* is the matrix of inner
-products of rows. *Ours* are advcore's solvers ([how they work](../docs/solvers.md)): the solve alone, or the whole
-call, which also computes the Gram or the distances."""
+HEAD = """`python benchmarks/measure/solvers.py` measures the numbers of this page and writes them to
+[records](../docs/glossary.md#record).
+
+- n or N is the number of [gradient rows](../docs/glossary.md#row), C the number of classes, and D the number of
+  features. k is the number of rows that a solver picks.
+- The *Gram* is the matrix of inner products of rows.
+- *ours* is the solver of advcore ([how it works](../docs/solvers.md)) without preparation. *ours, whole call* also
+  computes the Gram or the distances. *default* has the default settings, and *any sign* allows negative weights.
+- *own Gram*: sklearn computes the Gram. *our Gram*: sklearn receives the Gram from advcore. *overwriting* allows
+  sklearn to overwrite the Gram. *scipy nnls on our support* fits weights to the rows that advcore picked.
+- *peak memory increase* is how much the resident memory of the process grows during the call. *peak of the process* is
+  all of its memory."""
 
 
 def text(records: dict[str, Facts]) -> str:
@@ -31,7 +39,8 @@ def text(records: dict[str, Facts]) -> str:
         lines += ["", to_markdown(("quantity", "measured", "limit", "within the limit"), found)]
     for part, section in SECTIONS.items():
         if part in records:
-            lines += ["", f"## {part}", "", _made_with(records[part]["environment"]), "", *section(records[part])]
+            lines += ["", f"## {HEADINGS[part]}", "", _made_with(records[part]["environment"]), ""]
+            lines += section(records[part])
     return "\n".join(lines)
 
 
@@ -47,8 +56,8 @@ def _verdicts(record: Facts, make: Callable[[Facts], list["Gate"]]) -> list[Row]
 
 def _made_with(facts: Facts) -> str:
     versions = ", ".join(f"{name} {facts[name]}" for name in ("torch", "numpy", *PEERS) if facts.get(name))
-    commit = f", commit {facts['commit'][:10]}" if facts.get("commit") else ""
-    return f"{facts['device']}, threads: {facts['threads']}; {versions}{commit}."
+    commit = f" and commit {facts['commit'][:10]} of advcore" if facts.get("commit") else ""
+    return f"Measured on {facts['device']} with {format_count(facts['threads'], 'thread')}, {versions}{commit}."
 
 
 def duration(seconds: float | None) -> str:
@@ -81,7 +90,10 @@ def _grid(cells: list, show: Callable[[Facts, dict[str, Facts]], str], names: li
 
 def _peers_section(record: Facts) -> list[str]:
     turns = format_count(record["settings"]["repeats"], "turn")
-    lines = [f"Medians over {turns}. In brackets: the time relative to *ours* (*own Gram*: to *ours, whole call*)."]
+    lines = [
+        f"Times are medians over {turns}. In parentheses is the time divided by the time of *ours*. For *own Gram*, it "
+        "is divided by the time of *ours, whole call*.",
+    ]
     for solver, answer in (("GradMatch", _fit), ("CRAIG", _objective)):
         cells = _cells(record, solver)
         names = list(dict.fromkeys(name for _, own in cells for name in own))
@@ -99,12 +111,13 @@ def _peers_section(record: Facts) -> list[str]:
         lines += ["", f"Reasons for fewer rows than k: {'; '.join(reasons)}."] if reasons else []
     missing = [note for cell in record["results"]["cells"] for note in cell["left_out"]]
     missing = list(dict.fromkeys([*record["results"]["left_out"], *missing]))
-    return lines + (["", "Left out:", "", *(f"- {note}" for note in missing)] if missing else [])
+    return lines + (["", "These were left out:", "", *(f"- {note}" for note in missing)] if missing else [])
 
 
+TIMES = {"seconds": "whole call", "solve": "solver alone"}
 MEANING = {
-    "GradMatch": "relative residual and rows used (nnls: largest relative difference of a weight)",
-    "CRAIG": "objective relative to submodlib's, minus 1, and rows used",
+    "GradMatch": "relative residual, number of rows used (for nnls: the largest relative difference of a weight)",
+    "CRAIG": "objective divided by submodlib's, minus 1, and the number of rows used",
 }
 
 
@@ -126,8 +139,8 @@ def _growth_section(record: Facts) -> list[str]:
     around = ", ".join(f"{name} = {value}" for name, value in record["settings"]["around"].items())
     lines += [
         "",
-        f"One number varies, the others are {around} (k = n / 4 where n varies). Rows are synthetic. *Peak* is by how "
-        "much the resident memory grows.",
+        f"In each row of the table, one number varies. The others are {around}, but k = n / 4 where n varies. Gradient "
+        "rows are synthetic. *Peak* is the increase of the resident memory.",
     ]
     rows = []
     for one, other in zip(points[::2], points[1::2], strict=True):
@@ -135,14 +148,17 @@ def _growth_section(record: Facts) -> list[str]:
         rows.append(
             (f"{one['axis']} = {one[one['axis']]}", *fit, duration(other["seconds"]), megabytes(other["above"]))
         )
-    header = ("point", "GradMatch", "of which solve", "peak", "CRAIG", "peak")
+    header = ("varied", "GradMatch: time", "solver alone", "peak", "CRAIG: time", "peak")
     lines += ["", to_markdown(header, rows)]
     for curve in record["results"]["over_k"]:
         title = f"GradMatch, {curve['name']}, {TITLES[curve['rows']]}, n = {curve['n']}"
-        slopes = ", ".join(f"{key} {value:.2f}" for key, value in curve["exponents"].items() if value is not None)
-        lines += ["", f"{title}. The exponent of k between 500 and 2500: {slopes or 'not measured'}.", ""]
+        slopes = ", ".join(
+            f"{TIMES[key]} {value:.2f}" for key, value in curve["exponents"].items() if value is not None
+        )
+        slopes = slopes or "not measured"
+        lines += ["", f"{title}. Time grows as a power of k; its exponent between 500 and 2500: {slopes}.", ""]
         lines.append(
-            to_markdown(("k", "whole call", "of which solve", "rows used", "rounds"), map(_over_k_row, curve["points"]))
+            to_markdown(("k", "whole call", "solver alone", "rows used", "rounds"), map(_over_k_row, curve["points"]))
         )
     return lines + [line for note in record["results"]["left_out"] for line in ("", f"Left out: {note}.")]
 
@@ -153,11 +169,12 @@ def _over_k_row(point: Facts) -> Row:
 
 
 def _cifar_section(record: Facts) -> list[str]:
-    header = ("selection", "time", "rows", "peak increase", "bound", "estimate")
+    header = ("selection", "time", "memory of the rows", "peak memory increase", "limit", "advcore's estimate")
     keys = ("rows", "above", "bound", "estimate")
     cases = record["results"]["cases"]
     rows = [(_case(one), duration(one["seconds"]), *(megabytes(one[key]) for key in keys)) for one in cases]
-    return [f"N = {record['settings']['n']}, C = 10, D = 512, TRADES, half of the data.", "", to_markdown(header, rows)]
+    shape = f"The shape is N = {record['settings']['n']}, C = 10, D = 512, for TRADES. Half of the data is picked."
+    return [shape, "", to_markdown(header, rows)]
 
 
 def _case(one: Facts) -> str:
@@ -169,11 +186,12 @@ def _case(one: Facts) -> str:
 def _imagenet_section(record: Facts) -> list[str]:
     own = record["settings"]
     shape = (
-        f"N = {own['n']}, C = {own['classes']}, D = {own['features']}, float16 rows; one class at a time, 10 % picked"
+        f"The shape is N = {own['n']}, C = {own['classes']}, D = {own['features']}, with float16 rows. 10 % are "
+        "picked, one class at a time"
     )
     trial = "" if own["solved_classes"] == own["classes"] else f"; a trial of {own['solved_classes']} classes"
     errors = ("gradient error", "gradient error of a random subset")
-    header = ("solver", "generating", "solving", "peak of the process", *errors)
+    header = ("solver", "time to generate rows", "time to solve", "peak of the process", *errors)
     rows = [
         (one["solver"], duration(one["generating"]), duration(one["solving"]), megabytes(one["peak"]))
         + (f"{one['error']:.3f}", f"{one['error_random']:.3f}")
@@ -185,7 +203,7 @@ def _imagenet_section(record: Facts) -> list[str]:
 def _share_section(record: Facts) -> list[str]:
     own, results = record["settings"], record["results"]
     what = f"{own['network']}, {own['attack']}, {own['n']} images ({own['images']}), {own['dtype']}"
-    spent = f"attack {duration(results['attack'])}, rows {duration(results['rows'])}"
+    spent = f"the attack takes {duration(results['attack'])}, and the gradient rows take {duration(results['rows'])}"
     rows = [
         (_case(one), f"{one['budget']:g}", duration(one["solve"]), f"{100 * one['share']:.2f} %")
         for one in results["shares"]
@@ -193,7 +211,7 @@ def _share_section(record: Facts) -> list[str]:
     return [
         f"{what}: {spent}.",
         "",
-        to_markdown(("selection", "budget", "solve", "time of rows + solve relative to the attack"), rows),
+        to_markdown(("selection", "budget", "time to solve", "time of rows and solver relative to the attack"), rows),
     ]
 
 
@@ -203,6 +221,14 @@ SECTIONS = {
     "cifar-shape": _cifar_section,
     "imagenet-shape": _imagenet_section,
     "attack-share": _share_section,
+}
+
+HEADINGS = {
+    "peers": "Comparison with other libraries",
+    "growth": "Growth of time and memory",
+    "cifar-shape": "A selection of CIFAR-10's size",
+    "imagenet-shape": "A selection of ImageNet's size",
+    "attack-share": "Time of a selection after its attack",
 }
 
 Gate = tuple[str, str, str, bool | None]
@@ -245,10 +271,11 @@ def _peers_gates(record: Facts) -> list[Gate]:
             1 / 4,
         ),
         _told(
-            f"{where}: the same, sklearn overwriting its Gram", _ratio(own, "ours, whole call", f"{dense}, overwriting")
+            f"{where}: the same, if sklearn overwrites its Gram",
+            _ratio(own, "ours, whole call", f"{dense}, overwriting"),
         ),
-        _at_most(f"{where}: time of the solve relative to sklearn's on our Gram", _ratio(own, "ours", gram), 1 / 3),
-        _told(f"{where}: the same, sklearn overwriting the Gram", _ratio(own, "ours", "sklearn, overwriting")),
+        _at_most(f"{where}: time of the solver relative to sklearn on our Gram", _ratio(own, "ours", gram), 1 / 3),
+        _told(f"{where}: the same, if sklearn overwrites the Gram", _ratio(own, "ours", "sklearn, overwriting")),
         _at_most(
             f"{where}: time with non-negative weights relative to weights of any sign",
             _ratio(own, "ours", "ours, any sign"),
@@ -279,7 +306,7 @@ def _cifar_gates(record: Facts) -> list[Gate]:
         gates.append(_at_most(f"{_case(one)}: peak memory increase", one["above"], one["bound"], megabytes))
         known = one["estimate"] is not None and one["above"]
         off = abs(one["estimate"] / one["above"] - 1) if known else None
-        gates.append(_at_most(f"{_case(one)}: relative error of the estimate", off, 0.15))
+        gates.append(_at_most(f"{_case(one)}: relative error of advcore's memory estimate", off, 0.15))
     return gates
 
 
@@ -287,9 +314,9 @@ def _growth_gates(record: Facts) -> list[Gate]:
     """The call's time is held to k^2; its solve alone, whose refits take O(k^2) per pick, has no limit."""
     gates = []
     for one in record["results"]["over_k"]:
-        where = f"GradMatch, {one['name']}, {TITLES[one['rows']]}: exponent of k"
+        where = f"GradMatch, {one['name']}, {TITLES[one['rows']]}: exponent of k in the time"
         gates.append(_at_most(f"{where}, whole call", one["exponents"]["seconds"], 2))
-        gates.append(_told(f"{where}, solve alone", one["exponents"]["solve"]))
+        gates.append(_told(f"{where}, solver alone", one["exponents"]["solve"]))
     return gates
 
 
@@ -297,7 +324,7 @@ def _imagenet_gates(record: Facts) -> list[Gate]:
     gates = []
     for one in record["results"]["passes"]:
         where, seconds = f"ImageNet's shape, {one['solver']}", one["generating"] + one["solving"]
-        gates.append(_at_most(f"{where}: generating and solving", seconds, 1200, duration))
+        gates.append(_at_most(f"{where}: time to generate rows and solve", seconds, 1200, duration))
         gates.append(_at_most(f"{where}: peak of the process", one["peak"], 24e9, megabytes))
         gates.append(_at_most(f"{where}: peak memory increase", one["above"], one["bound"], megabytes))
     return gates
@@ -305,8 +332,8 @@ def _imagenet_gates(record: Facts) -> list[Gate]:
 
 def _share_gates(record: Facts) -> list[Gate]:
     most = max(record["results"]["shares"], key=lambda one: one["share"])
-    where = f"{_case(most)}, budget {most['budget']:g}, the largest"
-    return [_at_most(f"rows + solve relative to the attack: {where}", most["share"], 0.05)]
+    where = f"{_case(most)}, budget {most['budget']:g}, the largest of its table"
+    return [_at_most(f"time of rows and solver relative to the attack: {where}", most["share"], 0.05)]
 
 
 GATES = {

@@ -13,7 +13,7 @@ import readme_page
 import recipes_page
 import savings_page
 import selection_page
-from figures import BENCHMARKS, DOCS, RECORDS, between, cost_notes, list_flags, table
+from figures import BENCHMARKS, DOCS, RECORDS, between, cost_notes, describe_means, list_flags, table
 
 from advcore.files import read_json
 from advcore.reporting import verdicts
@@ -28,6 +28,24 @@ README = BENCHMARKS.parent / "README.md"
 EVIDENCE = DOCS / "evidence.md"
 PAGES = ("digits", "mnist", "reattack")
 """Suites that have their own page."""
+ABOUT = {
+    "digits": """This page compares methods with *full*, which is [full training](../docs/glossary.md#full-training) for
+30 epochs. *GradMatch* and *CRAIG* train on chosen coresets, *random* on random subsets, and *random static* on one
+random subset for the whole run. *Shortened* trains on all data for fewer epochs
+([shortened](../docs/glossary.md#shortened)). The other names are explained with the
+[solvers](../docs/solvers.md), the [minibatch rules](../docs/minibatch.md) and [cheaper training](../docs/savings.md).
+""",
+    "mnist": """This page compares four ways to save cost. Costs are relative to [full
+training](../docs/glossary.md#full-training). *Shortened* trains on all data for fewer epochs
+([shortened](../docs/glossary.md#shortened)).
+""",
+    "reattack": """*Random*, *low p_y* and *oldest* attack only half of each batch again
+([how](../docs/minibatch.md#attacking-a-share-again)); *all* attacks all examples. *Low p_y* chooses the lowest
+probabilities of the true class, and *oldest* the oldest perturbations. *As many updates* means as many as with these
+rules. In a *growing ball*, the radius grows during training. Costs are relative to full training.
+""",
+}
+"""What a suite's page says first."""
 STUDY = ("minibatch-mnist", "minibatch-cifar10")
 MAIN = ("main-cifar10", "main-mnist")
 STRONG = ("main-strong", "main-mnist-strong")
@@ -78,7 +96,7 @@ def text(suite: str) -> str:
     n, device = any_one.final["last"]["clean"]["n"], any_one.environment["device"]
     lines = [f"# {suite_of(suite).title}", ""]
     reference = suite_of(suite).reference or ""
-    lines += [f"Mean ± sample deviation over seeds, {n} test images, device {device}. {describe_varied(found)}"]
+    lines += [ABOUT[suite], f"{describe_means(found, str(n), device)} {describe_varied(found)}"]
     lines += ["", cost_notes(found, reference)]
     for which in ("last", "best"):
         lines += ["", f"Checkpoint `{which}`:", "", table(found, which, reference)]

@@ -38,15 +38,17 @@ def page(record: dict) -> str:
     for name, conditions in record["seconds"].items():
         cells = [format_seconds(conditions[condition], limit) for condition in ("alone", "busy")]
         rows.append((name, *cells, str(len(conditions["alone"])), str(len(conditions["busy"]))))
-    header = ("threads", "seconds alone", "seconds next to busy processes", "runs alone", "runs next to busy processes")
+    header = ("variant", "seconds alone", "seconds next to busy processes", "runs alone", "runs next to busy processes")
     lines = [
         "# How threads wait",
         "",
-        f"The time of {record['epochs']} epochs of experiments/trades_gradmatch.yaml with `advcore run`, including "
-        f"imports and the final evaluation, alone and next to {record['busy']} busy processes.",
-        f"Device {where['device']}, {format_count(where['threads'], 'thread')}, torch {where['torch']}. Seconds are "
-        "medians, with the range in brackets; variants take turns. Spinning is GNU OpenMP's default: a waiting thread "
-        f"keeps checking for work. advcore lets it check {SPINS:,} times before it sleeps.",
+        f"The table shows the seconds of {record['epochs']} epochs of experiments/trades_gradmatch.yaml with `advcore "
+        "run`, including imports and the final evaluation. The run is alone on the machine, or next to "
+        f"{record['busy']} busy processes.",
+        f"The device was {where['device']} with {format_count(where['threads'], 'thread')} and torch {where['torch']}. "
+        "Seconds are medians, with the range in parentheses; the variants take turns. *Spinning* is GNU OpenMP's "
+        f"default: a waiting thread keeps checking for work. With advcore, a thread checks {SPINS:,} times before it "
+        "sleeps.",
         "",
         to_markdown(header, rows),
     ]

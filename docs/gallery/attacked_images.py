@@ -1,12 +1,13 @@
 """Attacked images, by threat model
 
-An attack searches a ball around each image for the point at which the network's loss is highest. The threat model says
-what the ball is: *linf* bounds the change of each pixel, *l2* the Euclidean length of all changes, and *l1* their sum,
-so that only a few pixels change much. A *spatial* attack moves pixels, and a *recolouring* one maps gray levels to
-others; neither adds a perturbation. A *perceptual* attack bounds the distance between the network's activations.
+An attack searches a ball around each image for the point at which the network's loss is highest. The threat model
+defines the ball. *linf* bounds the change of each pixel, and *l2* bounds the Euclidean length of all changes. *l1*
+bounds the sum of the absolute changes, so that only a few pixels change much. A *spatial* attack moves pixels, and a
+*recoloring* attack replaces each gray level by another. These two attacks add no perturbation. A *perceptual* attack
+bounds the distance between the network's activations.
 
-All six attack the same network, which was trained without attacks. Below each digit is the network's prediction, in red
-if it is wrong. The picture below that shows the change (blue: darker, red: brighter).
+The six attacks are applied to the same network, which was trained without attacks. Below each digit is the network's
+prediction, in red if it is wrong. The picture below the prediction shows the change (blue: darker, red: brighter).
 """
 
 import matplotlib.pyplot as plt

@@ -3,13 +3,14 @@
 Training with a single attack step is cheap, but robustness can break down from one epoch to the next. The network
 learns to withstand only this step, and an attack of several steps succeeds. A run with few steps is therefore evaluated
 after every epoch by a new ten-step attack on held-out images. If the robust accuracy falls by more than 20 points, and
-beyond both confidence intervals, the run's record gets an *event*, and the weights before the fall are kept.
+by more than its confidence intervals, the run's [record](../glossary.md#record) gets an *event*. The weights before the
+fall are kept.
 
-The red ring marks the event. More than two fifths of the robust accuracy are lost in that epoch, and the gap between
-one step and ten grows by more than half: the network withstands the step of its training better than a stronger
-attack. The training loss, below, rises by less than a fifth, and would not have revealed the collapse. In this run,
-robustness recovers later. [Cheaper attacks](../savings.md#steps-as-a-function-of-the-epoch) explains how runs with few
-steps are monitored.
+The red ring marks the event. More than two fifths of the robust accuracy are lost in that epoch. The difference between
+the accuracies under one step and under ten steps grows by more than half: the network withstands the step of its
+training better than a stronger attack. The training loss, in the lower plot, rises by less than a fifth, and would not
+have revealed the collapse. In this run, robustness recovers later. [Cheaper
+attacks](../savings.md#steps-as-a-function-of-the-epoch) explains how runs with few steps are monitored.
 """
 
 import matplotlib.pyplot as plt

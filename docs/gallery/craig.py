@@ -1,12 +1,13 @@
 """What CRAIG keeps
 
-CRAIG chooses medoids: examples whose gradients, at the attacked points, lie closest to those of the others in their
-class. The weight of such an example is the number of examples that it represents: a large weight means a typical
-example, a small one an unusual gradient. With a budget of 4 %, CRAIG keeps five or six images per class. The picture
-shows them in the order of their weights; the number below an image says how many training images it represents.
+CRAIG chooses medoids: examples whose gradients, at the attacked images, are closest to the gradients of the other
+examples of their class. The weight of a medoid is the number of examples that it represents. A large weight means a
+typical example, and a small weight means an unusual gradient. With a budget of 4 %, CRAIG keeps five or six images per
+class. The picture shows them in the order of their weights. The number below an image says how many training images it
+represents.
 
-The coreset's weighted gradient is closer to that of all data than a random subset's, which is the purpose of the
-solver.
+The weighted gradient of the coreset is closer to the gradient of all data than the gradient of a random subset is. This
+is the purpose of the solver.
 """
 
 import matplotlib.pyplot as plt

@@ -1,13 +1,13 @@
 """EasyCore's easiest and hardest images
 
 EasyCore scores each example by the norm of the loss's gradient with respect to its pixels, averaged over epochs of
-training (AIGN). It keeps the easiest, those whose loss hardly depends on any pixel. Here a network trains for eight
-epochs without attacks, and every example is scored after each epoch.
+training (AIGN). It keeps the easiest examples, whose loss hardly depends on any pixel. In this script, a network trains
+for eight epochs without attacks, and every example is scored after each epoch.
 
 The easiest images are clear, and all or nearly all of them are sixes. A score does not ensure variety, so EasyCore can
-also keep the easiest of each class (`partition="per_class"`). The hardest images are ambiguous. The score also says
-something about attacks, which this training never used: more images of the easiest tenth withstand an attack than of
-the hardest tenth.
+also keep the easiest examples of each class (`partition="per_class"`). The hardest images are ambiguous. The score also
+says something about robustness, although the training used no attacks: more images of the easiest tenth withstand an
+attack than images of the hardest tenth.
 """
 
 import matplotlib.pyplot as plt

@@ -1,12 +1,14 @@
 """The weights of GradMatch
 
-GradMatch solves for weights: it adds examples one by one and refits all weights, so that the weighted sum of gradients
-comes as near as possible to that of all data. CRAIG's weights count the examples that each one represents. The weights
-of the two therefore spread differently. GradMatch has the smaller gradient error, which is what it minimizes; CRAIG's
-error is still far below that of random subsets.
+GradMatch adds examples one by one and refits all weights, so that the weighted sum of gradients is as near as possible
+to the sum over all data. In CRAIG, the weight of a selected example is the number of examples that it represents. The
+weights of GradMatch and CRAIG therefore have different distributions. GradMatch has the smaller [gradient
+error](../glossary.md#gradient-error), because it minimizes this error. The error of CRAIG is still far below the error
+of random subsets.
 
-The *effective sample size* measures the cost of unequal weights: at 60 %, a coreset averages like one with equal
-weights and 60 % of the examples. To the right are the images with GradMatch's highest and lowest weights.
+The *effective sample size* measures the cost of unequal weights. At 60 %, the weighted average over the coreset is as
+noisy as an average over 60 % as many examples with equal weights. On the right are the images with GradMatch's highest
+and lowest weights.
 """
 
 import matplotlib.pyplot as plt

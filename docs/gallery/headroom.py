@@ -1,13 +1,14 @@
 """Headroom over training
 
-*Headroom* says how much an unbiased choice of examples can gain: at headroom h, the best choice needs h times the
-examples for gradient estimates with the same second moment. Near 1, all gradients have the same length, and choosing
-gains nothing. Near 0, a few examples contribute almost the whole gradient. Every epoch records its headroom, at no
-cost, from its own training steps.
+*Headroom* says how much an unbiased choice of examples can gain. At headroom h, the best choice gives gradient
+estimates with the same second moment from h times as many examples as a uniform choice. If headroom is near 1, all
+gradients have about the same length, and choosing gains almost nothing. If headroom is near 0, a few examples
+contribute almost the whole gradient. Headroom is recorded in every epoch, from the epoch's own training steps, at no
+cost.
 
 The three runs differ only in their attack. Headroom falls during training, because more and more examples are learned
-and their gradients vanish. It falls further if the attack is weaker: under a strong attack, few examples are ever fully
-learned. So in these runs, the stronger the attack, the less there is to save by choosing.
+and their gradients vanish. Headroom falls further if the attack is weaker, because under a strong attack, few examples
+are ever fully learned. In these runs, the stronger the attack is, the less can be saved by choosing.
 """
 
 import matplotlib.pyplot as plt

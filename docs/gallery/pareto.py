@@ -1,13 +1,13 @@
 """A Pareto picture from a suite's records
 
-`advcore bench SUITE` runs methods with several seeds and leaves one record per run. All tables and pictures are made
-from such records, and so is this one: robust accuracy over relative cost for the committed records of the suite
-`savings`, small runs on CIFAR-10. A point is a method's mean over seeds, its bar the sample deviation. The dashed
-staircase is the Pareto front: what can be reached at a given cost. `advcore report FOLDER` draws the same picture
-without any code.
+`advcore bench SUITE` runs methods with several seeds and writes one [record](../glossary.md#record) per run. All tables
+and pictures are made from records. This picture shows robust accuracy over relative cost, from the committed records of
+the suite `savings`, which are small runs on CIFAR-10. A point is the mean of a method over seeds, and its bar is the
+sample standard deviation. The dashed staircase is the Pareto front, the highest mean at each cost.
+`advcore report FOLDER` draws the same picture without any code.
 
-From a quarter of full training's cost upwards, the front consists of methods that train on all data with a weaker
-attack. This is small-scale evidence, which [its page](../../benchmarks/savings.md) discusses.
+From a quarter of the cost of full training upwards, the front consists of methods that train on all data with a weaker
+attack. The runs are small; [the page of the suite](../../benchmarks/savings.md) discusses what they show.
 """
 
 from pathlib import Path

@@ -1,9 +1,10 @@
 """A report page
 
-`advcore report RUN` writes one HTML page about a run. It begins with a summary that can be read aloud. Accuracies with
-their intervals, images with the highest and lowest weights, cost and learning curves come next, then every selection
-with its gradient error and that of random subsets, weights and classes. The page loads nothing from elsewhere and
-follows the reader's light or dark scheme. [Reading a report](../report.md) explains it section by section.
+`advcore report RUN` writes one HTML page about a run. The page begins with a summary that can be read aloud. Next come
+accuracies with their intervals, images with the highest and lowest weights, cost and learning curves. Then every
+selection is shown with its [gradient error](../glossary.md#gradient-error), the gradient error of random subsets,
+weights and classes. The page loads nothing from elsewhere and follows the reader's light or dark scheme. [Reading a
+report](../report.md) explains each section.
 
 This script makes a short run of `experiments/trades_gradmatch.yaml` and writes its report. On the command line, use
 `advcore run` and `advcore report`. [The page that it wrote](report_page.html) opens in a browser; four of its charts

@@ -48,7 +48,7 @@ def write_page(name: str, output: str) -> str:
     picture = find_picture(name).name
     return (
         f"# {title}\n\n<!-- written by docs/site/gallery.py from {name}.py -->\n\n{text}\n\n![{title}]({picture})\n\n"
-        f"It prints:\n\n```text\n{output.rstrip()}\n```\n\n## The script\n\n"
+        f"The script below prints:\n\n```text\n{output.rstrip()}\n```\n\n## The script\n\n"
         f"[{name}.py]({name}.py), from the top to the bottom:\n\n```python\n{code.rstrip()}\n```\n"
     )
 

@@ -134,7 +134,7 @@ def test_numbers_for_a_spreadsheet_have_a_column_for_each_unit():
 def test_seconds_are_compared_on_one_kind_of_quiet_machine(others, reason):
     clock = read_clock({"a": [counted(), *others]})
     assert clock.comparable == (not reason) and reason in clock.text
-    assert ("cpu, 1 thread, whose load is not recorded" in clock.text) == clock.comparable
+    assert ("cpu, 1 thread; its load was not recorded" in clock.text) == clock.comparable
 
 
 def test_short_runs_and_runs_of_other_work_say_nothing_of_the_machine():
@@ -157,8 +157,9 @@ def test_a_table_of_methods_has_seconds_and_says_where_they_cannot_be_compared()
     cells = [row[table.header.index("seconds")] for row in table.rows]
     assert cells == ["8.5", "4.2"]
     assert [row[table.header.index("speed-up (seconds)")] for row in table.rows] == ["1.00", "2.00"]
-    assert any(note.endswith("cpu, 1 thread, whose load is not recorded.") for note in table.notes)
+    assert any(note.endswith("cpu, 1 thread; its load was not recorded.") for note in table.notes)
     results.entries[-1].record.ledger["update"]["seconds"] *= 9
     table = build_table(results, "t", "last")
     assert "seconds" in table.header and "speed-up (seconds)" not in table.header
-    assert any("They cannot be compared, since runs of one method" in note for note in table.notes)
+    busy = "They cannot be compared, because the machine had other work: runs of one method"
+    assert any(busy in note for note in table.notes)

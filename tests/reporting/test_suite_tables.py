@@ -71,7 +71,7 @@ def test_seconds_are_compared_on_one_machine_only(results):
     results.add("quarter", 2, one(0.3, 0.25, 1.0, device="another"))
     table = build_tables(results, "")[0]
     assert "speed-up (seconds)" not in table.header and "speed-up (passes)" in table.header
-    assert "several machines (they differ in device)" in " ".join(table.notes)
+    assert "several machines, which differ in device" in " ".join(table.notes)
     results.entries[-1].record.environment |= {"device": "cpu", "threads": 2}
     assert "speed-up (seconds)" not in build_tables(results, "")[0].header
 

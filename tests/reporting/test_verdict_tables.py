@@ -84,11 +84,11 @@ def test_runs_are_paired_by_seed_and_data_split():
     (one, two) = pair_runs({"a": first, "b": second}, [("a", "b")])
     assert one == Difference(pytest.approx(20), 0, 1) and two == Difference(pytest.approx(20), 1, 0)
     assert compare_pairs({"a": first}, [("a", "b"), ("b", "a")]) == {}
-    assert describe_varied({"a": first}) == "Seeds 0, 1; data splits 0, 1."
+    assert describe_varied({"a": first}) == "The runs have seeds 0 and 1, on data splits 0 and 1."
     assert describe_varied({"a": [run(seed, 0.5, split=seed) for seed in range(3)]}) == (
-        "Seeds 0-2, each with its own data split."
+        "The runs have seeds 0-2, each with its own data split."
     )
-    assert describe_varied({"a": first[:1]}).startswith("Seed 0, all on data split 0:")
+    assert describe_varied({"a": first[:1]}).startswith("The runs have seed 0, on data split 0. Intervals do not cover")
 
 
 def test_runs_of_one_method_may_differ_in_their_data_split():
@@ -136,7 +136,8 @@ def test_a_suite_has_a_table_of_verdicts_where_any_can_be_tested(groups):
     table = build_tables(results, "t")[2]
     assert table.caption == "t: differences, checkpoint last"
     assert table.rows == [("half", "full", "3", "-8.67 ± 3.79", "0.0102", "0.010", "below")]
-    assert table.notes[0].startswith("1 comparison, by paired t-tests") and "data split 0" in table.notes[0]
+    made = "1 comparison was made. It is a paired t-test"
+    assert table.notes[0].startswith(made) and "data split 0" in table.notes[0]
     results.entries[1:4] = results.entries[5:] = []
     assert len(build_tables(results, "t")) == 2
 
@@ -144,7 +145,8 @@ def test_a_suite_has_a_table_of_verdicts_where_any_can_be_tested(groups):
 def test_the_page_of_a_folder_sets_methods_beside_the_dearest_on_all_data(groups):
     runs = [Run(f"{name}-s{one.config['seed']}", one) for name, records in groups.items() for one in records]
     told = words(render(build_runs_page("x", runs)))
-    assert "half full 3 -8.67 ± 3.79 0.0102 0.010 below" in told and "1 comparison, by paired t-tests" in told
+    assert "half full 3 -8.67 ± 3.79 0.0102 0.010 below" in told
+    assert "1 comparison was made. It is a paired t-test" in told
     assert "3 + 1 collapsed" in told and "their methods are not on the front" in told
     assert "Of 1 tested difference, 1 is beyond chance: half is below full." in told
     assert "Collapsed in at least one run: half." in told
