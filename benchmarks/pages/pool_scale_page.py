@@ -54,9 +54,9 @@ def _explain_blocks(cases: list[dict], exact: Mapping[str, float], few: int) -> 
             kind = whole if case["block_size"] >= few / 10 else cut
             kind.append(case["gradient_error"] / exact[case["solver"]])
     return [
-        f"Blocks of about one class have an error of at most {max(whole):.3f} times that without blocks. Smaller blocks cut",
-        f"a class into parts, and have up to {max(cut):.3f} times that error. With a million rows, every class is cut; the",
-        "error without blocks is not known there.",
+        f"Blocks of about one class have an error of at most {max(whole):.3f} times that without blocks.",
+        f"Smaller blocks cut a class into parts, and have up to {max(cut):.3f} times that error. With a million",
+        "rows, every class is cut, and the error without blocks is not known.",
     ]
 
 
