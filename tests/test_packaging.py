@@ -60,7 +60,7 @@ def test_the_badges_are_fresh(root, script):
     assert {path: path.read_text() for path in sorted(badges.FOLDER.iterdir())} == dict(
         sorted(badges.draw_all().items())
     )
-    assert set(badges.read_facts()) == {"licence", "python", "version"}
+    assert set(badges.read_facts()) == {"license", "python", "version"}
     assert badges.read_facts()["python"] == "3.11 | 3.12 | 3.13"
 
 

@@ -32,7 +32,7 @@ def read_facts() -> dict[str, str]:
     version = re.search(r'__version__ = "(.+)"', (ROOT / "advcore" / "version.py").read_text())
     assert version, "advcore/version.py must state the version"
     pythons = re.findall(r"^Programming Language :: Python :: (3\.\d+)$", setup["metadata"]["classifiers"], re.M)
-    return {"licence": setup["metadata"]["license"], "python": " | ".join(pythons), "version": version[1]}
+    return {"license": setup["metadata"]["license"], "python": " | ".join(pythons), "version": version[1]}
 
 
 def draw(label: str, value: str) -> str:
