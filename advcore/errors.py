@@ -1,4 +1,4 @@
-"""Errors and their one phrasing: the setting, what it must be, what it got, the way out."""
+"""Errors, all worded in the same way: the setting, what it must be, what was given, and how to fix it."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""Random numbers by name: a stream is (seed, purpose, epoch), indexed by example, and the only source of draws.
+"""Random numbers: all draws come from streams, each named by (seed, purpose, epoch) and indexed by example.
 
 A draw is a pure function of the stream's name and the example's index. What an example draws does not depend on its
 batch, chunk or rank, nor on earlier draws. The same call twice gives the same numbers; a `child` gives others. No state

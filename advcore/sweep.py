@@ -1,4 +1,4 @@
-"""Run a model once over data and restore it; processes share the chunks, and pieces shrink when memory runs out."""
+"""Run a model once over the data, in chunks that processes divide among themselves, and then restore the model."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence

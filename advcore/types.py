@@ -1,4 +1,4 @@
-"""The small values that stages pass to each other, and what identifies classes and data sets."""
+"""The small data types that parts pass to each other, and the identifiers of classes and data sets."""
 
 import hashlib
 from collections.abc import Callable, Mapping

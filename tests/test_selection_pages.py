@@ -83,6 +83,20 @@ def test_the_pages_come_from_the_committed_records(root, tables):
     for name, text in tables.selection_texts().items():
         assert (root / "benchmarks" / name).read_text() == text
     assert (root / "benchmarks/headroom.png").exists()
+    assert tables.SAVINGS_GUIDE.read_text() == tables.savings_guide_text()
+
+
+@pytest.mark.parametrize(
+    ("gain", "says"),
+    [(3, "are better than random"), (-3, "are worse than random"), (0, "are not distinguishable from random")],
+)
+def test_the_sentence_on_stored_rows_follows_the_test(pages, monkeypatch, gain, says):
+    tested = compare(pages, {pages.GRADMATCH: gain, pages.SHORTENED: 0})
+    monkeypatch.setattr(pages, "test", lambda sections, questions: tested)
+
+    sentence = pages.describe_free_rows({TITLE: {}})
+
+    assert says in sentence and sentence.count("not distinguishable from") == 1 + (gain == 0)
 
 
 def test_the_schedule_is_fresh_and_within_its_hours(root, script):

@@ -1,1 +1,1 @@
-"""Reads run files: YAML, names, overrides, and every problem with them at once."""
+"""Reads run files (YAML, names, overrides) and reports all problems with them at once."""

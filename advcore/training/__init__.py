@@ -1,4 +1,4 @@
-"""Weighted adversarial training: one step, one loop."""
+"""Weighted adversarial training: the training step and the training loop."""
 
 from advcore.training.attack_steps import ByBudget, Linear, Steady
 from advcore.training.lr import Constant, Cosine, Cyclic, MultiStep, OneCycle

@@ -26,6 +26,7 @@ from advcore.suite.suite import Suite, load
 
 README = BENCHMARKS.parent / "README.md"
 EVIDENCE = DOCS / "evidence.md"
+SAVINGS_GUIDE = DOCS / "savings.md"
 PAGES = ("digits", "mnist", "reattack")
 """Suites that have their own page."""
 ABOUT = {
@@ -40,8 +41,9 @@ training](../docs/glossary.md#full-training). *Shortened* trains on all data for
 ([shortened](../docs/glossary.md#shortened)).
 """,
     "reattack": """*Random*, *low p_y* and *oldest* attack only half of each batch again
-([how](../docs/minibatch.md#attacking-a-share-again)); *all* attacks all examples. *Low p_y* chooses the lowest
-probabilities of the true class, and *oldest* the oldest perturbations. *As many updates* means as many as with these
+([how](../docs/minibatch.md#attacking-a-share-again)); *all* attacks all examples. *Low p_y* chooses the
+examples with the lowest probability of the true class, and *oldest* those whose perturbation is the oldest. *As many
+updates* means as many updates of the weights as with these
 rules. In a *growing ball*, the radius grows during training. Costs are relative to full training.
 """,
 }
@@ -156,6 +158,12 @@ def converged_text() -> str:
     return converged_page.text(list_sections(ANCHORS), list_sections(CURVES), CONVERGED_PICTURE)
 
 
+def savings_guide_text() -> str:
+    """docs/savings.md, with its sentence on stored rows renewed."""
+    sentence = selection_page.describe_free_rows(list_sections(FREE_ROWS))
+    return between(SAVINGS_GUIDE.read_text(), "free rows", sentence)
+
+
 def list_points() -> list[headroom_page.Point]:
     """Every selector of these studies against the random choice of the same compute."""
     sections = map(list_sections, SELECTION.values())
@@ -213,5 +221,6 @@ def write() -> None:
     curves = list_sections(CURVES)
     if curves:
         converged_page.draw(curves, BENCHMARKS / CONVERGED_PICTURE)
+    SAVINGS_GUIDE.write_text(savings_guide_text())
     README.write_text(readme_text())
     readme_page.draw_all(groups("main-cifar10"))
