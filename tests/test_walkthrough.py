@@ -64,7 +64,7 @@ def commands(page: Path) -> list[tuple[list[str], bool]]:
 
 def test_every_line_of_the_blocks_is_a_command_an_installation_or_an_answer():
     for page in PAGES.values():
-        typed = [line for line in lines_of(page) if not line.startswith(("advcore ", "advcore: ", *NOT_RUN))]
+        typed = [line for line in lines_of(page) if not line.startswith(("advcore ", "advcore: ", "# ", *NOT_RUN))]
         assert typed == []
     names = {command[0] for page in PAGES.values() for command, _ in commands(page)}
     assert {"run", "check", "report", "bench", "evaluate", "export", "doctor"} <= names

@@ -38,9 +38,8 @@ def read_clock(groups: Mapping[str, Sequence[RunRecord]]) -> Clock:
     busy = sum(bool(record.environment.get("load_warning")) for record in records)
     if busy:
         runs = format_count(len(records), "run")
-        return Clock(
-            False, f"at the start of {busy} of {runs} runs, the machine had more processes ready to run than cores"
-        )
+        reason = f"at the start of {busy} of {runs}, the machine had more processes ready to run than cores"
+        return Clock(False, reason)
     factors = list(chain.from_iterable(map(_measure_spreads, groups.values())))
     has_load = all("load" in record.environment for record in records)
     if not factors and not has_load:

@@ -105,8 +105,8 @@ def page() -> str:
 Data flow through the parts in one direction. A data set gives batches (index, x, y). An adversary turns x into
 adversarial examples, through which no gradient flows back. Gradients at these examples become rows, and selection
 chooses indices and weights from the rows: a `Coreset`. Training attacks the coreset again and minimizes a weighted
-loss. An evaluation, a record, tables and pages follow. One step leads back: when the schedule says so, the trainer passes its
-current model to `AdversarialCoreset.select()`.
+loss. An evaluation, a record, tables and pages follow. One step leads back: when the schedule says so, the trainer
+passes its current model to `AdversarialCoreset.select()`.
 
 A part imports only from the layers below its own. Parts of the base layer may also import others of that layer.
 `tests/test_architecture.py` checks this. There are {len(counts)} pairs in which one part imports the other, and no

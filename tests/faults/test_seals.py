@@ -242,9 +242,10 @@ def test_a_suites_record_that_has_changed_is_a_line(advcore, suite, tmp_path):
 
 def test_baselines_that_have_changed_are_planned_anew_with_a_word(suite, tmp_path, caplog):
     from advcore.suite import bench
+    from advcore.suite.plan_methods import save_plan
 
     first = bench.check_suite(suite, out=tmp_path / "out")
-    bench._keep_baselines(first)
+    save_plan(first.suite, first.methods, first.folder)
     path = tmp_path / "out/baselines.json"
     good = path.read_bytes()
     assert bench.check_suite(suite, out=tmp_path / "out").methods == first.methods and not caplog.text
@@ -257,9 +258,10 @@ def test_baselines_that_have_changed_are_planned_anew_with_a_word(suite, tmp_pat
 def test_baselines_from_before_there_were_seals_are_read(suite, tmp_path, monkeypatch):
     from advcore.data.named import Digits
     from advcore.suite import bench
+    from advcore.suite.plan_methods import save_plan
 
     first = bench.check_suite(suite, out=tmp_path / "out")
-    bench._keep_baselines(first)
+    save_plan(first.suite, first.methods, first.folder)
     path = tmp_path / "out/baselines.json"
     facts = json.loads(path.read_text())
     del facts["seal"]

@@ -127,7 +127,7 @@ def test_numbers_for_a_spreadsheet_have_a_column_for_each_unit():
         ([counted(1, threads=2)], "several machines"),
         (
             [counted(1, load_warning="the load average is 7 on 2 cores")],
-            "than there are cores when 1 of 2 runs started",
+            "at the start of 1 of 2 runs, the machine had more processes ready to run than cores",
         ),
     ],
 )
