@@ -109,8 +109,10 @@ def draw(points: Sequence[Point], path: Path) -> None:
     for suite, marker in markers.items():
         axes.plot([], [], marker, color="gray", label=suite)
     axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_yscale("symlog", linthresh=5)  # linear between -5 and 5 points
+    axes.set_yticks([-50, -20, -10, -5, -2, 0, 2, 5, 10], ["-50", "-20", "-10", "-5", "-2", "0", "2", "5", "10"])
     axes.set(xlabel="headroom of the random choice, mean over epochs", ylabel="gain over random, points", xlim=(0, 1))
-    axes.legend(fontsize=7, loc="best")
+    axes.legend(fontsize=7, loc="lower left")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 

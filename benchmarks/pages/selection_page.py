@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from figures import Groups, Pairs, Tested, answers, ask_all, cost_notes, describe_means, table
+from figures import Groups, Pairs, Tested, answers, ask_all, cost_notes, describe_means, gap_text, several, table
 from recipes_page import flag_lines
 
 from advcore.errors import format_count
@@ -242,14 +242,15 @@ def describe_free_rows(sections: Mapping[str, Groups]) -> str:
     """Say in docs/savings.md what coresets from stored rows are worth, by the page's tests; nothing without records."""
     tested = test(sections, FREE_ROWS)
     sentences = []
-    for title in sections:
+    for title, found in sections.items():
         if (title, GRADMATCH) not in tested:
             continue
         random, fewer = (_describe_tested(tested[title, question]) for question in (GRADMATCH, SHORTENED))
+        gaps = ", ".join(gap_text(found, *pair) for pair in FREE_ROWS[SHORTENED] if several(found, *pair))
         sentences.append(
             f"In the [study](../benchmarks/free_rows.md) on 9,000 MNIST images, GradMatch coresets from stored rows, "
             f"at budgets of 0.5, 0.3 and 0.1, are {random[0]} random subsets of the same compute ({random[1]}), and "
-            f"{fewer[0]} training on all data for fewer epochs ({fewer[1]})."
+            f"{fewer[0]} training on all data for fewer epochs ({fewer[1]}; by budget: {gaps})."
         )
     return "\n".join(sentences)
 
