@@ -271,7 +271,7 @@ def test_the_tutorial_on_own_images_runs_as_it_is_typed(tmp_path, monkeypatch):
         printed[words[1]] = done.stdout
     planned = float(re.search(r"([\d.]+) of full training", printed["check"])[1])
     assert planned == pytest.approx(0.75, abs=0.02), "the page says: about three quarters"
-    count = int(re.search(r"It writes (\d+) PNG files", TUTORIAL.read_text())[1])
+    count = int(re.search(r"writes (\d+) PNG files", TUTORIAL.read_text())[1])
     assert len(list(tmp_path.glob("shapes/*/*/*.png"))) == count
     record = RunRecord.load(Path("runs/shapes-cost-0.3-s0/record.json"))
     assert record.relative_cost <= 0.31 and not record.selections
