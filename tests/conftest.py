@@ -80,6 +80,12 @@ def script(root, monkeypatch):
     return importlib.import_module
 
 
+@pytest.fixture
+def tables(script):
+    """The module that makes pages and tables from the committed records."""
+    return script("tables")
+
+
 @pytest.fixture(scope="session")
 def tiny() -> tuple[str, ...]:
     """Overrides that make any digits experiment run in about a second."""

@@ -14,11 +14,6 @@ def page(script):
     return script("converged_page")
 
 
-@pytest.fixture
-def tables(script):
-    return script("tables")
-
-
 @pytest.fixture(scope="module")
 def record(root):
     """A committed record, whose accuracies are then replaced."""

@@ -55,11 +55,6 @@ def test_the_example_runs_with_a_users_own_model_and_data(root):
     assert len(change) <= 18 and len([line for line in change if line.startswith("+")]) <= 5
 
 
-@pytest.fixture
-def tables(script):
-    return script("tables")
-
-
 def test_every_committed_table_comes_from_the_committed_records(root, tables):
     readme = (root / "README.md").read_text()
     assert tables.readme_text() == readme

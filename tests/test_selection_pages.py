@@ -14,11 +14,6 @@ def pages(script):
     return script("selection_page")
 
 
-@pytest.fixture
-def tables(script):
-    return script("tables")
-
-
 def differ(mean: float) -> list[Difference]:
     """Differences of five seeds around `mean`, each with a split of its own."""
     return [Difference(mean + 0.1 * (seed - 2), seed, seed) for seed in range(5)]

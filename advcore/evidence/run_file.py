@@ -23,8 +23,9 @@ def describe(recommendation: Recommendation) -> list[str]:
     study = recommendation.study
     recipe = recommendation.recipe
     epochs, full_epochs = recommendation.epochs
+    data = _describe_data(recommendation)
     return [
-        f"Recipe: {_name(recipe)} (full training there: {study.epochs} epochs), {_describe_data(recommendation)}.",
+        f"Recipe: {_trim(recipe.method)} (full training there: {study.epochs} epochs), {data}.",
         f"Here: training.epochs {epochs}, at a planned cost of {recommendation.cost:.3f} of full training's "
         f"{full_epochs} epochs.",
         _describe_evidence(study, recipe),
@@ -34,10 +35,6 @@ def describe(recommendation: Recommendation) -> list[str]:
         *map(_describe_exclusion, recommendation.excluded),
         "All other settings are those of the run file.",
     ]
-
-
-def _name(recipe: Recipe) -> str:
-    return _trim(recipe.method)
 
 
 def _trim(method: str) -> str:

@@ -1,6 +1,7 @@
 """Give the methods of a suite the number of epochs for which they cost what the suite asks for."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -72,6 +73,7 @@ def _match_cost(config: RunConfig, wanted: float, extents: FindExtent) -> RunCon
     has_cost = config.selection is not None and config.selection.cost is not None
     require(check(not has_cost, "at_cost", "left out where selection.cost is given", wanted))
 
+    @functools.cache
     def cost_of(epochs: int) -> float:
         return plan_cost(set_epochs(config, epochs), extents)
 

@@ -9,7 +9,7 @@ from figures import Groups, cost, cost_notes, robust, table
 
 from advcore.reporting import compare
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import to_markdown
+from advcore.reporting.tables import format_mean, name_attack, to_markdown
 from advcore.reporting.verdicts import describe_varied
 
 FULL, TWICE = "full", "full, twice the epochs"
@@ -82,16 +82,10 @@ def tabulate_anchor(found: Groups) -> str:
         attacks = [f"{100 * attack['accuracy']:.1f}" for attack in final["attacks"]]
         cells = (f"{held_out.last:.1f}", f"{held_out.best:.1f}", f"{100 * final['clean']['accuracy']:.1f}", *attacks)
         rows.append((name, str(len(record.epochs)), f"{record.epochs[-1]['loss']:.2f}", *cells))
-    names = [name_attack(attack) for attack in next(iter(found.values()))[0].final["last"]["attacks"]]
+    attacks = next(iter(found.values()))[0].final["last"]["attacks"]
+    names = [f"{name_attack(attack)}, % ({attack['n']:,} images)" for attack in attacks]
     header = ("training", "epochs", "loss", "held-out, last, %", "held-out, best, %", "clean, %", *names)
     return to_markdown(header, rows)
-
-
-def name_attack(attack: Mapping) -> str:
-    """Return a column's title for an attack of an evaluation."""
-    if attack["name"] == "autoattack":
-        return f"AutoAttack, % ({attack['n']:,} images)"
-    return f"PGD-{attack['steps']}, % ({attack['n']:,} images)"
 
 
 def split_name(method: str) -> tuple[str, str | None]:
@@ -143,11 +137,8 @@ def _format_cell(records: Sequence[RunRecord] | None, on_front: bool) -> str:
     values = robust(records)
     if not values:
         return "collapsed"
-    text = f"{statistics.fmean(values):.1f}"
-    if len(values) > 1:
-        text += f" ± {statistics.stdev(values):.1f}"
+    text = f"**{format_mean(values)}**" if on_front else format_mean(values)
     collapsed = len(records) - len(values)
-    text = f"**{text}**" if on_front else text
     return f"{text} ({collapsed} collapsed)" if collapsed else text
 
 

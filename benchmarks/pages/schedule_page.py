@@ -11,7 +11,7 @@ from figures import BENCHMARKS
 from advcore.errors import format_count
 from advcore.files import read_json
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import to_markdown
+from advcore.reporting.tables import list_records, to_markdown
 
 START_SECONDS = 12
 """Seconds of a run before its first step and after its last: imports, data, counting operations."""
@@ -101,7 +101,7 @@ def count_runs(part: Part) -> tuple[int, list[RunRecord]]:
         return part.runs, []
     found = tables.groups(part.suite, part.size)
     suite, methods = tables.suite_of(part.suite, part.size), tables.methods_of(part.suite, part.size)
-    return len(methods) * len(suite.seeds), [record for group in found.values() for record in group]
+    return len(methods) * len(suite.seeds), list_records(found)
 
 
 def table(parts: Sequence[Part]) -> tuple[str, float]:

@@ -248,8 +248,8 @@ def describe_free_rows(sections: Mapping[str, Groups]) -> str:
         random, fewer = (_describe_tested(tested[title, question]) for question in (GRADMATCH, SHORTENED))
         gaps = ", ".join(gap_text(found, *pair) for pair in FREE_ROWS[SHORTENED] if several(found, *pair))
         sentences.append(
-            f"In the [study](../benchmarks/free_rows.md) on 9,000 MNIST images, GradMatch coresets from stored rows, "
-            f"at budgets of 0.5, 0.3 and 0.1, are {random[0]} random subsets of the same compute ({random[1]}), and "
+            f"In the [study](../benchmarks/free_rows.md) ({title}), GradMatch coresets from stored rows, at budgets of "
+            f"{', '.join(BUDGETS)}, are {random[0]} random subsets of the same compute ({random[1]}), and "
             f"{fewer[0]} training on all data for fewer epochs ({fewer[1]}; by budget: {gaps})."
         )
     return "\n".join(sentences)

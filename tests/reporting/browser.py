@@ -29,6 +29,7 @@ def browser(profile: Path) -> Iterator:
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
+    assert binaries(), "no chromium and chromedriver here; apt-get install -y chromium chromium-driver"
     binary, driver = binaries()
     options = webdriver.ChromeOptions()
     options.binary_location = binary
